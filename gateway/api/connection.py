@@ -1,0 +1,234 @@
+"""The client's connection: a thin class over uvicorn's httptools protocol.
+
+It gives each request a `TransportSink` (as an ASGI scope extension), so that the relay can write
+without an ASGI `send`; and it bounds what uvicorn leaves open: the size of a head, and how long a
+client may take over it. Errors have OpenAI's shape.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING, Any, cast
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from gateway.errors import GatewayError, Kind
+from gateway.relay.sinks import STATUS_LINES, TransportSink
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+EXTENSION = "vllm_gateway.sink"
+"""Key in `scope["extensions"]` under which a request finds its `TransportSink`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """Bounds of one client connection."""
+
+    max_head_bytes: int
+    head_timeout_s: float
+    write_stall_s: float
+
+
+class ClientConnection(HttpToolsProtocol):
+    """One client connection."""
+
+    limits: ConnectionLimits
+    on_refused: Callable[[GatewayError], None]
+    """Both are set by `connection_class`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._sink: TransportSink | None = None
+        self._deaf = False
+        self._reading_head = False
+        self._head_bytes = 0
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._head_byte_s = 0.0
+
+    # --- asyncio.Protocol ---
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser; mind the head's size and pace."""
+        if self._deaf or self.transport.is_closing():
+            return
+        reading_head = self._reading_head
+        super().data_received(data)
+        if self._reading_head and self.parser is not None:
+            self._head_bytes += len(data) if reading_head else 0
+            self._head_byte_s = monotonic()
+            if self._head_bytes > self.limits.max_head_bytes:
+                self._refuse_head()
+            elif self._head_timer is None:
+                timeout_s = self.limits.head_timeout_s
+                self._head_timer = self.loop.call_later(timeout_s, self._check_head)
+        elif self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the request that its client has gone."""
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+        super().connection_lost(exc)
+        if self._sink is not None:
+            self._sink.lost()
+            self._sink = None
+
+    def pause_writing(self) -> None:
+        """The client reads more slowly than its worker writes."""
+        super().pause_writing()
+        if self._sink is not None:
+            self._sink.pause()
+
+    def resume_writing(self) -> None:
+        """The client has caught up."""
+        super().resume_writing()
+        if self._sink is not None:
+            self._sink.resume()
+
+    # --- httptools ---
+
+    def on_message_begin(self) -> None:
+        """A request's first byte."""
+        super().on_message_begin()
+        self._reading_head = True
+        self._head_bytes = 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header; trailers come after the head and are not part of the request."""
+        if self._reading_head:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """A request's head is there: its sink goes along in the scope."""
+        self._reading_head = False
+        if self._too_large():
+            raise GatewayError(Kind.HEAD_TOO_LARGE, "")
+        super().on_headers_complete()
+        cycle = self.cycle
+        sink = TransportSink(
+            self,
+            cycle,
+            http11=cycle.scope["http_version"] == "1.1",
+            keep_alive=cycle.keep_alive,
+            write_stall_s=self.limits.write_stall_s,
+        )
+        cast("dict[str, Any]", cycle.scope)["extensions"] = {EXTENSION: sink}
+
+    def on_message_complete(self) -> None:
+        """A request's last byte: its clock starts."""
+        super().on_message_complete()
+        self._sink_of(self.cycle).request_read_at_s = monotonic()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's signature
+        """What cannot be parsed. Overrides uvicorn's plain-text answer."""
+        if self._too_large():
+            self._refuse_head()
+        elif not self._under_way():
+            self._refuse(GatewayError(Kind.BAD_HTTP, "The request is not valid HTTP/1.1."))
+        else:
+            # A request is under way. Its own body may have gone bad: then it ends here. What
+            # follows a whole request is no HTTP: then this answer is the connection's last.
+            self._deaf = True
+            sink = self._sink_of(self.cycle)
+            sink.last_on_connection()
+            if self.cycle.more_body:
+                sink.request_fault = GatewayError(
+                    Kind.BAD_HTTP,
+                    "The request's body is not valid HTTP/1.1 (a bad chunk, perhaps).",
+                )
+                self.cycle.disconnected = True
+                self.cycle.message_event.set()
+
+    # --- told by the sink ---
+
+    def answer_started(self, turn: object) -> None:
+        """See `sinks.Connection`."""
+        cycle = cast("RequestResponseCycle", turn)
+        cycle.response_started = True
+        cycle.waiting_for_100_continue = False
+
+    def answer_finished(self, turn: object, *, keep_alive: bool) -> None:
+        """See `sinks.Connection`. Does what uvicorn's own `send` does after the last byte."""
+        cycle = cast("RequestResponseCycle", turn)
+        cycle.response_complete = True
+        cycle.message_event.set()
+        self._sink = None
+        if not keep_alive:
+            self.transport.close()
+        cycle.on_response()
+
+    def watch(self, sink: TransportSink) -> None:
+        """`sink`'s request has begun to be served: it is told of pauses and of the client's end.
+        Also reads on where uvicorn stopped, so that the end is seen."""
+        self._sink = sink
+        if not self.pipeline:  # else uvicorn holds back what comes after the next request
+            self.flow.resume_reading()
+        if self.flow.write_paused:
+            sink.pause()
+
+    def _under_way(self) -> bool:
+        cycle = cast("RequestResponseCycle | None", self.cycle)  # uvicorn begins with None
+        return cycle is not None and not cycle.response_complete
+
+    def _sink_of(self, cycle: RequestResponseCycle) -> TransportSink:
+        sink: TransportSink = cast("dict[str, Any]", cycle.scope)["extensions"][EXTENSION]
+        return sink
+
+    # --- heads that are too large or too slow ---
+
+    def _too_large(self) -> bool:
+        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers or ())
+        return size > self.limits.max_head_bytes
+
+    def _check_head(self) -> None:
+        self._head_timer = None
+        if not self._reading_head:
+            return
+        left_s = self._head_byte_s + self.limits.head_timeout_s - monotonic()
+        if left_s > 0:
+            self._head_timer = self.loop.call_later(left_s, self._check_head)
+            return
+        self._refuse(
+            GatewayError(
+                Kind.REQUEST_TIMEOUT,
+                f"No byte of the request's head came for {self.limits.head_timeout_s:g} s.",
+            )
+        )
+
+    def _refuse_head(self) -> None:
+        self._refuse(
+            GatewayError(
+                Kind.HEAD_TOO_LARGE,
+                f"The request line and headers are larger than {self.limits.max_head_bytes} bytes "
+                "(limits.max_head_bytes).",
+            )
+        )
+
+    def _refuse(self, error: GatewayError) -> None:
+        """Answer outside of any request, and close."""
+        if self.transport.is_closing():
+            return
+        self.on_refused(error)
+        body = error.body()
+        lines = [STATUS_LINES[error.rule.status]]
+        lines += [b"%b: %b\r\n" % header for header in error.headers()]
+        lines.append(b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body))
+        self.transport.write(b"".join(lines) + body)
+        self.transport.close()
+
+
+def connection_class(
+    limits: ConnectionLimits, on_refused: Callable[[GatewayError], None]
+) -> type[ClientConnection]:
+    """The class for uvicorn's `http=` setting, which makes the instances itself.
+
+    `on_refused` is told of what was refused before it was a request.
+    """
+    members = {"limits": limits, "on_refused": staticmethod(on_refused)}
+    return type("ClientConnection", (ClientConnection,), members)

@@ -1,0 +1,1 @@
+"""Which workers exist, and how they are."""

@@ -1,0 +1,88 @@
+"""Learns in the background what each worker serves, and where its host name leads."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import socket
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gateway.terms import Model, Worker
+
+if TYPE_CHECKING:
+    from gateway.pool.registry import Registry
+
+_log = logging.getLogger("gateway.pool")
+
+Fetch = Callable[[Worker, str], Awaitable[tuple[int, bytes]]]
+"""GET a path from a worker: status and body. Any OSError: it cannot be had."""
+
+_RETRY_S = 1.0
+
+
+class _Entry(msgspec.Struct):
+    id: str
+
+
+class _List(msgspec.Struct):
+    data: list[msgspec.Raw]
+
+
+def parse_models(body: bytes) -> tuple[Model, ...]:
+    """Models of a `/v1/models` answer. ValueError where it is none."""
+    try:
+        entries = msgspec.json.decode(body, type=_List).data
+        return tuple(
+            Model(msgspec.json.decode(entry, type=_Entry).id, bytes(entry)) for entry in entries
+        )
+    except msgspec.DecodeError as error:
+        raise ValueError(f"/v1/models: {error}") from None
+
+
+async def learn_models(registry: Registry, worker: Worker, fetch: Fetch, interval_s: float) -> None:
+    """Ask one worker for its models for ever: each `interval_s`, each second while it is away."""
+    why = ""
+    while True:
+        try:
+            status, body = await fetch(worker, "/v1/models")
+            if status != 200:
+                raise ValueError(f"/v1/models answered {status}")
+            models = parse_models(body)
+        except (OSError, ValueError) as error:
+            if registry.lost(worker) or why != str(error):
+                why = str(error)
+                _log.warning("worker %s is not available: %s", worker.url, why)
+        else:
+            why = ""
+            if registry.learnt(worker, models):
+                names = ", ".join(model.name for model in models)
+                _log.info("worker %s serves %s", worker.url, names or "no model")
+        await asyncio.sleep(interval_s if worker.reachable else min(_RETRY_S, interval_s))
+
+
+async def resolve_names(worker: Worker, interval_s: float) -> None:
+    """Keep one worker's addresses fresh for ever; an IP address needs no more than one look.
+
+    A failed look-up keeps the addresses that were last known.
+    """
+    with contextlib.suppress(ValueError):
+        worker.addresses = (str(ipaddress.ip_address(worker.host)),)
+        return
+    loop = asyncio.get_running_loop()
+    why = ""
+    while True:
+        try:
+            found = await loop.getaddrinfo(worker.host, worker.port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            if why != str(error):
+                why = str(error)
+                _log.warning("worker %s: its name does not resolve: %s", worker.url, why)
+        else:
+            why = ""
+            worker.addresses = tuple(dict.fromkeys(str(entry[4][0]) for entry in found))
+        await asyncio.sleep(interval_s if worker.addresses else min(_RETRY_S, interval_s))

@@ -1,0 +1,1 @@
+"""The straight path of one request. Start with `pipeline.py`."""

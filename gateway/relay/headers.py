@@ -1,0 +1,107 @@
+"""Which headers pass, and which are the gateway's own to say. Pure.
+
+Hop-by-hop: RFC 9110, 7.6.1. Names are in lower case, as bytes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from gateway.terms import Worker
+
+Headers = list[tuple[bytes, bytes]]
+
+HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+SCHEDULING = frozenset({b"x-data-parallel-rank", b"x-vllm-priority"})
+# Said anew on the way up: the worker's own key and authority, our body, and no compression, since
+# compressed events could be neither counted nor passed on at once.
+_NOT_UP = HOP_BY_HOP | {
+    b"accept-encoding",
+    b"authorization",
+    b"api-key",
+    b"x-api-key",
+    b"content-length",
+    b"expect",
+    b"host",
+    b"x-request-id",
+}
+_NOT_UP_UNSCHEDULED = _NOT_UP | SCHEDULING
+_NOT_DOWN = HOP_BY_HOP | {b"content-length", b"x-request-id"}
+_NOT_DOWN_STREAM = _NOT_DOWN | {b"cache-control", b"x-accel-buffering"}
+_STREAM_HEADERS: Headers = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+
+
+def upstream_headers(headers: Iterable[tuple[bytes, bytes]], *, scheduling: bool) -> bytes:
+    """The client's headers that go to any worker, as bytes of a request head."""
+    barred = _NOT_UP if scheduling else _NOT_UP_UNSCHEDULED
+    named: frozenset[bytes] = frozenset()
+    passed = []
+    for header in headers:
+        if header[0] not in barred:
+            passed.append(header)
+        elif header[0] == b"connection":
+            named |= _named_by_connection(header[1])
+    if named:
+        passed = [header for header in passed if header[0] not in named]
+    return b"".join([b"%b: %b\r\n" % header for header in passed])
+
+
+def upstream_head(
+    method: bytes,
+    target: bytes,
+    worker: Worker,
+    passed: bytes,
+    request_id: str,
+    length: int,
+) -> bytes:
+    """A whole request head for one worker. `passed` comes from `upstream_headers`."""
+    own = b"host: %b\r\naccept-encoding: identity\r\nx-request-id: %b\r\ncontent-length: %d\r\n" % (
+        worker.authority.encode(),
+        request_id.encode(),
+        length,
+    )
+    if worker.authorization:
+        own += b"authorization: %b\r\n" % worker.authorization
+    line = b"%b %b%b HTTP/1.1\r\n" % (method, worker.path_prefix.encode(), target)
+    return line + own + passed + b"\r\n"
+
+
+def downstream_headers(headers: Headers, request_id: str, *, stream: bool) -> Headers:
+    """A worker's headers for the client, and what the gateway adds."""
+    barred = _NOT_DOWN_STREAM if stream else _NOT_DOWN
+    for name, value in headers:
+        if name == b"connection":
+            barred |= _named_by_connection(value)
+    down = [header for header in headers if header[0] not in barred]
+    down.append((b"x-request-id", request_id.encode()))
+    if stream:
+        down += _STREAM_HEADERS
+    return down
+
+
+def find(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes:
+    """The first value of a header, or nothing."""
+    for other, value in headers:
+        if other == name:
+            return value
+    return b""
+
+
+def _named_by_connection(value: bytes) -> frozenset[bytes]:
+    tokens = frozenset(token.strip().lower() for token in value.split(b","))
+    return tokens - {b"close", b"keep-alive"}

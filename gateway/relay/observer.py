@@ -1,0 +1,179 @@
+"""Watches one stream go by: counts token events, finds usage, hides the usage event. Pure.
+
+Almost every event is one whole token event in one read. That one is recognised by its bytes
+alone; every other event is decoded.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gateway.relay.events import EventSplitter
+
+if TYPE_CHECKING:
+    from gateway.relay.formats import Reading, StreamFormat
+    from gateway.terms import Usage
+
+_QUOTE = 0x22
+
+
+class EventTooLarge(Exception):
+    """An event that must be held back until it is whole has outgrown its bound."""
+
+
+class StreamObserver:
+    """Reads one worker's stream.
+
+    Until its first answer (an event that is not preamble) everything is held back, since that
+    event may turn out to be a refusal. After it, bytes go down as they come, or event by event
+    where a usage event must be hidden.
+    """
+
+    __slots__ = (
+        "_fast",
+        "_format",
+        "_held",
+        "_hid_last",
+        "_hide_usage",
+        "_mark",
+        "_max_event_bytes",
+        "_oversize",
+        "_splitter",
+        "answered",
+        "ended",
+        "error",
+        "fresh",
+        "refusal",
+        "token_events",
+        "usage",
+    )
+
+    def __init__(self, format_: StreamFormat, *, hide_usage: bool, max_event_bytes: int) -> None:
+        self._format = format_
+        self._hide_usage = hide_usage
+        self._max_event_bytes = max_event_bytes
+        self._splitter = EventSplitter()
+        self._held: list[bytes] = []
+        self._mark = format_.token_marks[0]
+        self._fast = False
+        self._hid_last = False
+        self._oversize = False
+        self.answered = False
+        """An event that is not preamble has been read."""
+        self.ended = False
+        """The terminal event has been read."""
+        self.error: Reading | None = None
+        """The last error event."""
+        self.refusal: Reading | None = None
+        """The error event that was the first answer: a late refusal."""
+        self.usage: Usage | None = None
+        self.fresh = 0
+        """Token events in the last feed."""
+        self.token_events = 0
+        """Token events in all."""
+
+    def feed(self, data: bytes) -> bytes:
+        """Read what came; give back what is to go down now. EventTooLarge as its name says."""
+        if (
+            self._fast
+            and data[-2:] == b"\n\n"
+            and data.find(b"\n\n") == len(data) - 2
+            and b"\r" not in data
+        ):
+            mark = self._mark
+            at = data.find(mark)
+            if at > 0 and data[at + len(mark)] != _QUOTE:
+                self.fresh = 1
+                self.token_events += 1
+                return data
+        return self._feed_slowly(data)
+
+    @property
+    def mid_event(self) -> bool:
+        """Half an event has gone down."""
+        return self.answered and not self._hide_usage and self._splitter.pending > 0
+
+    def release(self) -> bytes:
+        """What is held back, to go down although the first answer is not there yet."""
+        held = b"".join(self._held)
+        self._held.clear()
+        return held
+
+    def finish(self) -> bytes:
+        """The stream is over. Gives back a terminal event that lacks its blank line, if that is
+        what was held back: half of any other event is no use to anyone."""
+        rest = self._splitter.flush()
+        if not rest or not self._read(rest) or not self.ended or not self._hide_usage:
+            return b""
+        return rest
+
+    def _feed_slowly(self, data: bytes) -> bytes:
+        self.fresh = 0
+        answered_before = self.answered
+        events = self._splitter.feed(data)
+        shown = [event for event in events if self._read(event)]
+        # Only whole events lie behind us: the next one can be recognised by its bytes.
+        self._fast = self.token_events > 0 and self._splitter.clean
+        if self._splitter.pending > self._max_event_bytes:
+            if self._hide_usage or not self.answered:
+                raise EventTooLarge
+            self._splitter.flush()
+            self._oversize = True
+        if not self.answered:
+            self._held += shown
+            return b""
+        if self._hide_usage:
+            shown[:0] = self._held
+            self._held.clear()
+            return b"".join(shown)
+        if answered_before:
+            return data
+        # From now on bytes go down as they come: what is pending goes along.
+        held = b"".join((*self._held, *shown, self._splitter.rest()))
+        self._held.clear()
+        return held
+
+    def _read(self, event: bytes) -> bool:
+        """Take in one event. False: it is not for the client."""
+        if event == b"\n":
+            return not self._hid_last
+        self._hid_last = False
+        if self._oversize:
+            # Its beginning is gone, so it cannot be read; an event that large carries text.
+            self._oversize = False
+            self._count_token()
+            return True
+        if self.token_events and self._marked(event):
+            self._count_token()
+            return True
+        reading = self._format.read(event)
+        if reading.preamble:
+            return True
+        if reading.error is not None:
+            self.error = reading
+            if not self.answered:
+                self.refusal = reading
+        self.answered = True
+        if reading.token:
+            self._count_token()
+            self._marked(event)
+        if reading.usage is not None:
+            self.usage = reading.usage
+            self._hid_last = self._hide_usage and reading.only_usage
+        if reading.end:
+            self.ended = True
+        return not self._hid_last
+
+    def _marked(self, event: bytes) -> bool:
+        """Does one of the format's marks prove a token event? The one that does comes first next
+        time."""
+        for mark in self._format.token_marks:
+            at = event.find(mark)
+            if at > 0 and event[at + len(mark)] != _QUOTE:
+                self._mark = mark
+                return True
+        return False
+
+    def _count_token(self) -> None:
+        self.fresh += 1
+        self.token_events += 1

@@ -1,0 +1,349 @@
+"""Where a relay writes. The relay knows only `Sink`; there are two.
+
+`TransportSink` writes to the client's socket at once, through our own connection class.
+`AsgiSink` works under any ASGI server. All relay tests run on both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+
+    from gateway.errors import GatewayError
+
+Headers = list[tuple[bytes, bytes]]
+
+# An ASGI sink that has this much waiting asks for a pause, and at the lower mark for more: the
+# same marks as uvloop's own transports have. What one read of a worker's socket brings (256 KiB
+# at most) may come on top.
+_HIGH_WATER_BYTES = 64 * 1024
+_LOW_WATER_BYTES = 16 * 1024
+
+STATUS_LINES = {
+    status: f"HTTP/1.1 {status} {phrase}\r\n".encode()
+    for status, phrase in {
+        **dict.fromkeys(range(100, 600), ""),
+        **{int(status): status.phrase for status in HTTPStatus},
+    }.items()
+}
+
+
+class Flow(Protocol):
+    """Who feeds a sink, and must stop while it is full."""
+
+    def on_pause(self) -> None:
+        """The client is slower than what comes: stop."""
+
+    def on_resume(self) -> None:
+        """Go on."""
+
+
+class Sink(Protocol):
+    """One answer's way to its client. Nothing here waits: `flow` is told when to stop feeding."""
+
+    flow: Flow | None
+    on_gone: Callable[[], object] | None
+    """Called once when the client leaves before the end."""
+    gone: bool
+    paused: bool
+    """The client is slower than what comes."""
+
+    def head(self, status: int, headers: Headers, length: int | None, *, close: bool) -> None:
+        """Status and headers; goes out with the first write. `length` None: not known yet.
+        `close`: this is the connection's last answer."""
+
+    def write(self, data: bytes) -> None:
+        """Body bytes, down at once."""
+
+    def end(self) -> None:
+        """The answer is whole."""
+
+    def cut(self) -> None:
+        """Close after what has been written, without a clean end: the answer is not whole."""
+
+
+class Connection(Protocol):
+    """The client's connection, as `TransportSink` needs it (see `api/connection.py`)."""
+
+    transport: asyncio.Transport
+
+    def watch(self, sink: TransportSink) -> None:
+        """From now on tell `sink` of pauses, and of the client's end."""
+
+    def answer_started(self, turn: object) -> None:
+        """The head of this turn's answer is on its way."""
+
+    def answer_finished(self, turn: object, *, keep_alive: bool) -> None:
+        """The answer is whole: read on, or close."""
+
+
+class TransportSink:
+    """Writes to the transport of a client's connection, in the same step that read the bytes."""
+
+    __slots__ = (
+        "_chunked",
+        "_connection",
+        "_head",
+        "_http11",
+        "_keep_alive",
+        "_over",
+        "_stall",
+        "_stall_bytes",
+        "_transport",
+        "_turn",
+        "_write_stall_s",
+        "flow",
+        "gone",
+        "on_gone",
+        "paused",
+        "request_fault",
+        "request_read_at_s",
+    )
+
+    def __init__(
+        self,
+        connection: Connection,
+        turn: object,
+        *,
+        http11: bool,
+        keep_alive: bool,
+        write_stall_s: float,
+    ) -> None:
+        self._connection = connection
+        self._turn = turn
+        self._transport = connection.transport
+        self._http11 = http11
+        self._keep_alive = keep_alive
+        self._write_stall_s = write_stall_s
+        self._head = b""
+        self._chunked = False
+        self._over = False
+        self._stall: asyncio.TimerHandle | None = None
+        self._stall_bytes = 0
+        self.flow: Flow | None = None
+        self.on_gone: Callable[[], object] | None = None
+        self.gone = False
+        self.paused = False
+        self.request_read_at_s = 0.0
+        """When the request's last byte was read; 0 until then."""
+        self.request_fault: GatewayError | None = None
+        """What is wrong with the request's body, found while it came in."""
+
+    def start(self) -> None:
+        """The request is about to be served."""
+        self._connection.watch(self)
+
+    def last_on_connection(self) -> None:
+        """Close after this answer."""
+        self._keep_alive = False
+
+    def head(self, status: int, headers: Headers, length: int | None, *, close: bool) -> None:
+        """See `Sink`. Without a length, chunked; to an HTTP/1.0 client, up to the close."""
+        self._chunked = length is None and self._http11
+        self._keep_alive = self._keep_alive and not close and (length is not None or self._chunked)
+        lines = [STATUS_LINES[status]]
+        lines += [b"%b: %b\r\n" % header for header in headers]
+        if length is not None:
+            lines.append(b"content-length: %d\r\n" % length)
+        elif self._chunked:
+            lines.append(b"transfer-encoding: chunked\r\n")
+        lines.append(b"\r\n" if self._keep_alive else b"connection: close\r\n\r\n")
+        self._head = b"".join(lines)
+        self._connection.answer_started(self._turn)
+
+    def write(self, data: bytes) -> None:
+        """See `Sink`."""
+        if self._chunked:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        if self._head:
+            data = self._head + data
+            self._head = b""
+        self._transport.write(data)
+
+    def end(self) -> None:
+        """See `Sink`."""
+        self._over = True
+        last = self._head + b"0\r\n\r\n" if self._chunked else self._head
+        self._head = b""
+        if last:
+            self._transport.write(last)
+        if self._transport.get_write_buffer_size() and self._stall is None:
+            self._watch_stall()
+        self._connection.answer_finished(self._turn, keep_alive=self._keep_alive)
+
+    def cut(self) -> None:
+        """See `Sink`."""
+        self._over = True
+        if self._head:
+            self._transport.write(self._head)
+            self._head = b""
+        if self._transport.get_write_buffer_size() and self._stall is None:
+            self._watch_stall()
+        self._transport.close()
+
+    # --- told by the connection ---
+
+    def pause(self) -> None:
+        """The transport's buffer is over its high-water mark."""
+        self.paused = True
+        if self.flow is not None:
+            self.flow.on_pause()
+        if self._stall is None:
+            self._watch_stall()
+
+    def resume(self) -> None:
+        """The transport's buffer is down again."""
+        self.paused = False
+        self._forget_stall()
+        if self.flow is not None:
+            self.flow.on_resume()
+
+    def lost(self) -> None:
+        """The connection is closed."""
+        self._forget_stall()
+        if self._over or self.gone:
+            return
+        self.gone = True
+        if self.on_gone is not None:
+            self.on_gone()
+
+    # --- a client that reads nothing must not hold its worker, or our memory, for ever ---
+
+    def _watch_stall(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._stall_bytes = 0
+        self._stall = loop.call_later(self._write_stall_s / 2, self._check_stall)
+
+    def _check_stall(self) -> None:
+        loop = asyncio.get_running_loop()
+        left = self._transport.get_write_buffer_size()
+        if left == 0:
+            self._stall = None
+        elif self._stall_bytes and left >= self._stall_bytes:
+            self._stall = None
+            self._transport.abort()
+        else:
+            self._stall_bytes = left
+            self._stall = loop.call_later(self._write_stall_s, self._check_stall)
+
+    def _forget_stall(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
+
+
+class AnswerCut(Exception):
+    """Raised out of the application so that an ASGI server closes the connection: ASGI has no
+    other way to end an answer that is not whole."""
+
+
+class AsgiSink:
+    """Queues what goes down for one pump, which alone awaits `send`.
+
+    A `send` that has suspended can only be awaited by the task that started it, so the relay, which
+    runs within the worker's `data_received`, cannot call it.
+    """
+
+    def __init__(
+        self,
+        receive: Callable[[], Awaitable[Any]],
+        send: Callable[[Any], Awaitable[None]],
+        *,
+        write_stall_s: float,
+    ) -> None:
+        self._receive = receive
+        self._send = send
+        self._write_stall_s = write_stall_s
+        self._queue: deque[dict[str, Any]] = deque()
+        self._queued_bytes = 0
+        self._wake = asyncio.Event()
+        self._over = False
+        self._cut = False
+        self.paused = False
+        self.flow: Flow | None = None
+        self.on_gone: Callable[[], object] | None = None
+        self.gone = False
+
+    def head(self, status: int, headers: Headers, length: int | None, *, close: bool) -> None:
+        """See `Sink`."""
+        headers = list(headers)
+        if length is not None:
+            headers.append((b"content-length", b"%d" % length))
+        if close:
+            headers.append((b"connection", b"close"))
+        self._queue.append({"type": "http.response.start", "status": status, "headers": headers})
+
+    def write(self, data: bytes) -> None:
+        """See `Sink`."""
+        self._queue.append({"type": "http.response.body", "body": data, "more_body": True})
+        self._queued_bytes += len(data)
+        self._wake.set()
+        if self._queued_bytes > _HIGH_WATER_BYTES and not self.paused:
+            self.paused = True
+            if self.flow is not None:
+                self.flow.on_pause()
+
+    def end(self) -> None:
+        """See `Sink`."""
+        self._over = True
+        self._queue.append({"type": "http.response.body", "body": b"", "more_body": False})
+        self._wake.set()
+
+    def cut(self) -> None:
+        """See `Sink`."""
+        self._over = self._cut = True
+        self._wake.set()
+
+    async def run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work`, which writes here, and pump until all is down or the client has gone.
+
+        AnswerCut where the answer is not whole.
+        """
+        task = asyncio.create_task(work)
+        task.add_done_callback(lambda _: self._wake.set())
+        listener = asyncio.create_task(self._listen())
+        try:
+            while not (task.done() and not self._queue):
+                await self._wake.wait()
+                self._wake.clear()
+                await self._pump()
+            task.result()
+        finally:
+            for other in (task, listener):
+                other.cancel()
+            await asyncio.gather(task, listener, return_exceptions=True)
+        if self._cut or self.gone:
+            raise AnswerCut
+
+    async def _pump(self) -> None:
+        while self._queue:
+            message = self._queue.popleft()
+            try:
+                async with asyncio.timeout(self._write_stall_s):
+                    await self._send(message)
+            except OSError:  # TimeoutError too: a client that reads nothing counts as gone
+                self._leave()
+            self._queued_bytes -= len(message.get("body", b""))
+            if self.paused and self._queued_bytes <= _LOW_WATER_BYTES:
+                self.paused = False
+                if self.flow is not None:
+                    self.flow.on_resume()
+
+    async def _listen(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        if not self._over:
+            self._leave()
+
+    def _leave(self) -> None:
+        self._queue.clear()
+        self._queued_bytes = 0
+        if not self.gone:
+            self.gone = True
+            if self.on_gone is not None:
+                self.on_gone()

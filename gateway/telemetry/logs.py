@@ -1,0 +1,101 @@
+"""What is written to standard error: one line per record, text for people or JSON for machines."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from gateway.telemetry.record import Record
+
+_requests = logging.getLogger("gateway.requests")
+
+
+class TextFormatter(logging.Formatter):
+    """`2026-01-31T12:00:00.123Z INFO  message`"""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, and a traceback where there is one."""
+        text = f"{_timestamp(record.created)} {record.levelname:<7} {record.getMessage()}"
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object per line: `ts`, `level`, `logger`, `msg`, and a request's own fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line."""
+        fields: dict[str, object] = {
+            "ts": _timestamp(record.created),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+        }
+        request = record.__dict__.get("request")
+        if request is None:
+            fields["msg"] = record.getMessage()
+        else:
+            fields |= {"msg": "request"} | request
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return json.dumps(fields, ensure_ascii=False, default=str)
+
+
+def set_up(level: str, style: Literal["text", "json"]) -> None:
+    """Send all logging of this process to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    # uvicorn's own start and stop lines repeat ours.
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+
+
+def log_request(record: Record) -> None:
+    """The one line of a request. Neither prompt nor key is known here, so neither can leak."""
+    if not _requests.isEnabledFor(logging.INFO):
+        return
+    fields = request_fields(record)
+    text = " ".join(f"{name}={value}" for name, value in fields.items())
+    _requests.info(text, extra={"request": fields})
+
+
+def request_fields(record: Record) -> dict[str, object]:
+    """What the line says; times in milliseconds; what is not known is left out."""
+    fields: dict[str, object] = {
+        "id": record.request_id or "-",
+        "endpoint": record.endpoint,
+        "model": record.model or "-",
+        "worker": record.worker or "-",
+        "status": record.status,
+        "outcome": record.outcome.value,
+        "duration_ms": round(record.duration_s * 1000, 1),
+    }
+    if record.error:
+        fields["error"] = record.error
+    if record.retries:
+        fields["retries"] = record.retries
+    if record.queue_s:
+        fields["queue_ms"] = round(record.queue_s * 1000, 1)
+    ttft_s, tpot_s, usage = record.ttft_s, record.tpot_s, record.usage
+    if ttft_s is not None:
+        fields["ttft_ms"] = round(ttft_s * 1000, 1)
+    if tpot_s is not None:
+        fields["tpot_ms"] = round(tpot_s * 1000, 2)
+    if usage is not None:
+        fields["prompt_tokens"] = usage.prompt_tokens
+        fields["completion_tokens"] = usage.completion_tokens
+        if usage.cached_tokens:
+            fields["cached_tokens"] = usage.cached_tokens
+        if not usage.exact:
+            fields["tokens"] = "estimated"
+    fields["overhead_ms"] = round(record.overhead_s * 1000, 2)
+    return fields
+
+
+def _timestamp(epoch_s: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(epoch_s)) + f".{epoch_s % 1:.3f}Z"[1:]

@@ -1,0 +1,88 @@
+"""The small types that all layers share, under the field's own names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import ssl
+
+
+class Outcome(StrEnum):
+    """How a request ended: the one closed set for metrics, logs and spans."""
+
+    OK = "ok"
+    REFUSED = "refused"
+    """The worker's own 4xx, 429 or 503, passed on."""
+    INVALID = "invalid"
+    """The gateway's own 4xx: the client's request was at fault."""
+    UNAUTHORIZED = "unauthorized"
+    LIMITED = "limited"
+    UNAVAILABLE = "unavailable"
+    CLIENT_CLOSED = "client_closed"
+    WORKER_FAILED = "worker_failed"
+    TIMEOUT = "timeout"
+    INTERNAL = "internal"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one request. `exact` is false where the gateway counted what it relayed."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    exact: bool = True
+
+
+@dataclass(eq=False, slots=True)
+class Worker:
+    """One vLLM server, known by its base URL. One object per worker for as long as it is known."""
+
+    url: str
+    host: str
+    port: int
+    path_prefix: str = ""
+    authorization: bytes = b""
+    """The whole value of the header that goes to this worker, or nothing."""
+    tls: ssl.SSLContext | None = None
+    leases: int = 0
+    """Open leases, counted by `Lease` alone."""
+    reachable: bool = False
+    """It answered when it was last asked for its models."""
+    addresses: tuple[str, ...] = ()
+    """IP addresses of `host`, kept fresh in the background; empty while it does not resolve."""
+    models: tuple[Model, ...] = field(default=())
+
+    @property
+    def authority(self) -> str:
+        """`host:port` as it stands in a `Host` header (RFC 9112, 3.2)."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One entry of a worker's `/v1/models`: its name, and the entry as the worker wrote it."""
+
+    name: str
+    entry: bytes
+
+
+class Lease:
+    """One request's hold on one worker: opened by routing, closed exactly once."""
+
+    __slots__ = ("_open", "worker")
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self._open = True
+        worker.leases += 1
+
+    def close(self) -> None:
+        """Give the worker back. A second call does nothing."""
+        if self._open:
+            self._open = False
+            self.worker.leases -= 1
