@@ -27,9 +27,10 @@ from gateway.pool.registry import Registry
 from gateway.relay.attempt import Waits
 from gateway.relay.connections import Connections
 from gateway.relay.fetch import fetch
+from gateway.relay.headers import worker_head_lines
 from gateway.relay.pipeline import Pipeline
 from gateway.routing.least_leases import LeastLeases
-from gateway.telemetry.logs import log_request
+from gateway.telemetry.logs import RequestLog
 from gateway.telemetry.metrics import Metrics, watch_loop_lag
 from gateway.telemetry.record import Record
 from gateway.terms import Outcome, Worker
@@ -79,6 +80,7 @@ class Gateway:
             max_event_bytes=limits.max_event_bytes,
         )
         self.metrics = Metrics()
+        self.request_log = RequestLog(settings.log.format) if settings.log.requests else None
         keys = ClientKeys(key.get_secret_value() for key in settings.api_keys)
         self._relayed = Relayed(
             keys=keys,
@@ -137,6 +139,8 @@ class Gateway:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self.connections.close()
+            if self.request_log is not None:
+                self.request_log.flush()
 
     def refused(self, error: GatewayError) -> None:
         """Something on the client port was refused before it was a request."""
@@ -177,8 +181,8 @@ class Gateway:
     def _finish(self, record: Record) -> None:
         """A request has ended: its one record goes to the metrics and to the log."""
         self.metrics.observe(record)
-        if self.settings.log.requests:
-            log_request(record)
+        if self.request_log is not None:
+            self.request_log.add(record)
 
     def _add_gauges(self) -> None:
         gauge = self.metrics.gauge
@@ -345,11 +349,12 @@ def _worker(settings: WorkerSettings) -> Worker:
     secure = parts.scheme == "https"
     key = settings.api_key
     cafile = str(settings.ca_file) if settings.ca_file else None
+    host, port = parts.hostname or "", parts.port or (443 if secure else 80)
     return Worker(
         url=settings.url,
-        host=parts.hostname or "",
-        port=parts.port or (443 if secure else 80),
-        path_prefix=parts.path,
-        authorization=b"Bearer " + key.get_secret_value().encode() if key else b"",
+        host=host,
+        port=port,
+        path_prefix=parts.path.encode(),
+        head_lines=worker_head_lines(host, port, key.get_secret_value() if key else None),
         tls=ssl.create_default_context(cafile=cafile) if secure else None,
     )

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from gateway import __version__
-sim_cli = None
 from gateway.config import ConfigError, Setting, Settings, all_settings, dump, load
+from gateway.sim import cli as sim_cli
 
 _EPILOG = """\
 examples:

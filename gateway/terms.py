@@ -44,9 +44,9 @@ class Worker:
     url: str
     host: str
     port: int
-    path_prefix: str = ""
-    authorization: bytes = b""
-    """The whole value of the header that goes to this worker, or nothing."""
+    path_prefix: bytes = b""
+    head_lines: bytes = b""
+    """The header lines that every request to this worker carries: its `Host`, and its key."""
     tls: ssl.SSLContext | None = None
     leases: int = 0
     """Open leases, counted by `Lease` alone."""
@@ -55,12 +55,6 @@ class Worker:
     addresses: tuple[str, ...] = ()
     """IP addresses of `host`, kept fresh in the background; empty while it does not resolve."""
     models: tuple[Model, ...] = field(default=())
-
-    @property
-    def authority(self) -> str:
-        """`host:port` as it stands in a `Host` header (RFC 9112, 3.2)."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)

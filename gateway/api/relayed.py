@@ -6,8 +6,8 @@ Taken before FastAPI's middleware stack: one coroutine encloses everything up to
 from __future__ import annotations
 
 import asyncio
+import random
 import re
-import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -108,7 +108,7 @@ class Relayed:
                 hide_usage=facts.hide_usage,
                 format=surface.format,
             )
-            await self._pipeline.serve(request, sink, record)
+            await self._pipeline.serve(request, answer)
         except GatewayError as error:
             record.outcome = error.rule.outcome
             answer.fail(error)
@@ -211,4 +211,4 @@ def request_id(headers: list[tuple[bytes, bytes]]) -> str:
     given = find(headers, b"x-request-id")
     if given and _SANE_ID.fullmatch(given):
         return given.decode()
-    return uuid.uuid4().hex
+    return f"{random.getrandbits(128):032x}"

@@ -70,15 +70,25 @@ def upstream_head(
     length: int,
 ) -> bytes:
     """A whole request head for one worker. `passed` comes from `upstream_headers`."""
-    own = b"host: %b\r\naccept-encoding: identity\r\nx-request-id: %b\r\ncontent-length: %d\r\n" % (
-        worker.authority.encode(),
+    return (
+        b"%b %b%b HTTP/1.1\r\n%b%baccept-encoding: identity\r\nx-request-id: %b\r\n"
+        b"content-length: %d\r\n\r\n"
+    ) % (
+        method,
+        worker.path_prefix,
+        target,
+        worker.head_lines,
+        passed,
         request_id.encode(),
         length,
     )
-    if worker.authorization:
-        own += b"authorization: %b\r\n" % worker.authorization
-    line = b"%b %b%b HTTP/1.1\r\n" % (method, worker.path_prefix.encode(), target)
-    return line + own + passed + b"\r\n"
+
+
+def worker_head_lines(host: str, port: int, key: str | None) -> bytes:
+    """`Host` (RFC 9112, 3.2) and `Authorization` of every request to one worker."""
+    authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    lines = b"host: %b\r\n" % authority.encode()
+    return lines + b"authorization: Bearer %b\r\n" % key.encode() if key else lines
 
 
 def downstream_headers(headers: Headers, request_id: str, *, stream: bool) -> Headers:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from gateway.errors import GatewayError, Kind
 from gateway.relay import faults
-from gateway.relay.answer import Answer, shutting_down
+from gateway.relay.answer import shutting_down
 from gateway.relay.attempt import Attempt, Refusal, Result, Waits
 from gateway.relay.connections import Connections, Unreachable
 from gateway.relay.faults import Fault
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from gateway.access.admission import Admission
     from gateway.pool.registry import Registry
+    from gateway.relay.answer import Answer
     from gateway.relay.request import Request
-    from gateway.relay.sinks import Sink
     from gateway.telemetry.record import Record
 
 _log = logging.getLogger("gateway.relay")
@@ -81,15 +81,15 @@ class Pipeline:
         for task in self._running:
             task.cancel()
 
-    async def serve(self, request: Request, sink: Sink, record: Record) -> None:
-        """Answer one request through `sink`, and note in `record` how it went. Raises nothing
-        but what is a defect of the gateway."""
+    async def serve(self, request: Request, answer: Answer) -> None:
+        """Answer one request, and note in `answer.record` how it went. Raises nothing but what is
+        a defect of the gateway."""
+        sink, record = answer.sink, answer.record
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine always runs in a task
         self._running.add(task)
         # The client leaving cancels whatever runs: waiting, connecting, the worker's answer.
         sink.on_gone = task.cancel
-        answer = Answer(sink, record, request.format, self._is_draining)
         try:
             if sink.gone:
                 raise asyncio.CancelledError
@@ -233,6 +233,3 @@ class Pipeline:
             f"{asked} {rule.why} ({fault.value}).",
             retry=False if poison else None,
         )
-
-    def _is_draining(self) -> bool:
-        return self.draining

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import json
 import logging
 import sys
 import time
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TextIO
 
 if TYPE_CHECKING:
     from gateway.telemetry.record import Record
 
-_requests = logging.getLogger("gateway.requests")
+_MOST_WAITING = 500
+_WRITE_AFTER_S = 0.05
 
 
 class TextFormatter(logging.Formatter):
@@ -24,7 +27,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object per line: `ts`, `level`, `logger`, `msg`, and a request's own fields."""
+    """One JSON object per line: `ts`, `level`, `logger`, `msg`."""
 
     def format(self, record: logging.LogRecord) -> str:
         """One line."""
@@ -32,15 +35,11 @@ class JsonFormatter(logging.Formatter):
             "ts": _timestamp(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
+            "msg": record.getMessage(),
         }
-        request = record.__dict__.get("request")
-        if request is None:
-            fields["msg"] = record.getMessage()
-        else:
-            fields |= {"msg": "request"} | request
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
-        return json.dumps(fields, ensure_ascii=False, default=str)
+        return _json(fields)
 
 
 def set_up(level: str, style: Literal["text", "json"]) -> None:
@@ -55,13 +54,42 @@ def set_up(level: str, style: Literal["text", "json"]) -> None:
     logging.getLogger("asyncio").setLevel(logging.WARNING)
 
 
-def log_request(record: Record) -> None:
-    """The one line of a request. Neither prompt nor key is known here, so neither can leak."""
-    if not _requests.isEnabledFor(logging.INFO):
-        return
-    fields = request_fields(record)
-    text = " ".join(f"{name}={value}" for name, value in fields.items())
-    _requests.info(text, extra={"request": fields})
+class RequestLog:
+    """One line per request. Neither prompt nor key is known here, so neither can leak.
+
+    Lines are written together, a moment later: one system call for many requests. Past
+    `_MOST_WAITING` they are written at once.
+    """
+
+    def __init__(self, style: Literal["text", "json"], stream: TextIO | None = None) -> None:
+        self._json = style == "json"
+        self._stream = stream
+        self._waiting: list[str] = []
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, record: Record) -> None:
+        """A request has ended."""
+        fields = request_fields(record)
+        now = _timestamp(time.time())
+        if self._json:
+            line = _json({"ts": now, "level": "info", "logger": "gateway.requests", **fields})
+        else:
+            line = f"{now} INFO    {' '.join([f'{k}={v}' for k, v in fields.items()])}"
+        self._waiting.append(line)
+        if len(self._waiting) >= _MOST_WAITING:
+            self.flush()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_WRITE_AFTER_S, self.flush)
+
+    def flush(self) -> None:
+        """Write what waits."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._waiting:
+            lines = "\n".join([*self._waiting, ""])
+            self._waiting.clear()
+            (self._stream or sys.stderr).write(lines)
 
 
 def request_fields(record: Record) -> dict[str, object]:
@@ -98,4 +126,13 @@ def request_fields(record: Record) -> dict[str, object]:
 
 
 def _timestamp(epoch_s: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(epoch_s)) + f".{epoch_s % 1:.3f}Z"[1:]
+    return f"{_second(int(epoch_s))}.{int(epoch_s % 1 * 1000):03d}Z"
+
+
+@functools.lru_cache(maxsize=4)
+def _second(epoch_s: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(epoch_s))
+
+
+def _json(fields: dict[str, object]) -> str:
+    return json.dumps(fields, ensure_ascii=False)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import httpx
 import uvicorn
@@ -14,6 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from gateway.api.connection import ConnectionLimits, connection_class
 from gateway.app import Gateway
 from gateway.config import Settings, load
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
 
 SinkName = Literal["transport", "asgi"]
 

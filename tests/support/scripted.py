@@ -148,13 +148,17 @@ async def read_request(reader: asyncio.StreamReader) -> Seen | None:
             raise
         return None
     line, *lines = head.decode("latin-1").split("\r\n")[:-2]
-    headers = [(name.lower(), value.strip()) for name, _, value in (x.partition(":") for x in lines)]
+    headers = [
+        (name.lower(), value.strip()) for name, _, value in (x.partition(":") for x in lines)
+    ]
     length = next((int(value) for name, value in headers if name == "content-length"), 0)
     return Seen(line, headers, await reader.readexactly(length))
 
 
 @contextlib.asynccontextmanager
-async def scripted(script: Script, *, port: int = 0, models: bytes = MODELS) -> AsyncIterator[ScriptedWorker]:
+async def scripted(
+    script: Script, *, port: int = 0, models: bytes = MODELS
+) -> AsyncIterator[ScriptedWorker]:
     """Run a scripted worker for as long as the block lasts."""
     worker = ScriptedWorker(script, models)
     tasks: set[asyncio.Task[None]] = set()
@@ -165,7 +169,7 @@ async def scripted(script: Script, *, port: int = 0, models: bytes = MODELS) -> 
         task.add_done_callback(tasks.discard)
 
     server = await asyncio.start_server(accept, "127.0.0.1", port, limit=2**24)
-    worker.url = "http://127.0.0.1:{}".format(server.sockets[0].getsockname()[1])
+    worker.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
         yield worker
     finally:
@@ -187,7 +191,9 @@ def chat_event(content: str | None = None, **delta: object) -> bytes:
         "model": "demo",
         "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}],
     }
-    return b"data: " + json.dumps(chunk, separators=(",", ":"), ensure_ascii=False).encode() + b"\n\n"
+    return (
+        b"data: " + json.dumps(chunk, separators=(",", ":"), ensure_ascii=False).encode() + b"\n\n"
+    )
 
 
 ROLE = chat_event("", role="assistant")

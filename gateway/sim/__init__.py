@@ -1,0 +1,13 @@
+"""A look-alike of a vLLM 0.32 worker: for the demo, for tests and for load tests without a GPU.
+
+It speaks vLLM's wire format byte for byte, keeps time like an engine (prefill, then paced
+tokens), and can misbehave in every way a worker or a network can: see ``gateway.sim.faults``.
+
+    async with Sim(SimOptions(models=("demo",))) as sim:
+        ...  # sim.url, sim.running, sim.aborted, sim.requests
+"""
+
+from gateway.sim.options import SimOptions
+from gateway.sim.sim import Sim
+
+__all__ = ["Sim", "SimOptions"]
