@@ -256,6 +256,9 @@ async def serve(settings: Settings) -> int:
             _announce(client, admin)
             gc.collect()
             gc.freeze()  # what start-up made stays: the collector need not look at it again
+            # The relay makes few cycles and frees them by hand; the default of 700 objects would
+            # have the collector run many times per thousand requests.
+            gc.set_threshold(20_000, 20, 20)
             await stop.first.wait()
             await _drain(gateway, client, stop)
         finally:

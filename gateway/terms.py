@@ -59,10 +59,13 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One entry of a worker's `/v1/models`: its name, and the entry as the worker wrote it."""
+    """One entry of a worker's `/v1/models`."""
 
     name: str
-    entry: bytes
+    parent: str | None = None
+    """The base model of a LoRA adapter."""
+    entry: bytes = field(default=b"", compare=False)
+    """As the worker wrote it (JSON); vLLM writes another `created` and `permission` each time."""
 
 
 class Lease:

@@ -27,6 +27,7 @@ _RETRY_S = 1.0
 
 class _Entry(msgspec.Struct):
     id: str
+    parent: str | None = None
 
 
 class _List(msgspec.Struct):
@@ -36,12 +37,11 @@ class _List(msgspec.Struct):
 def parse_models(body: bytes) -> tuple[Model, ...]:
     """Models of a `/v1/models` answer. ValueError where it is none."""
     try:
-        entries = msgspec.json.decode(body, type=_List).data
-        return tuple(
-            Model(msgspec.json.decode(entry, type=_Entry).id, bytes(entry)) for entry in entries
-        )
+        listed = msgspec.json.decode(body, type=_List).data
+        entries = [(msgspec.json.decode(raw, type=_Entry), bytes(raw)) for raw in listed]
     except msgspec.DecodeError as error:
         raise ValueError(f"/v1/models: {error}") from None
+    return tuple(Model(entry.id, entry.parent, raw) for entry, raw in entries)
 
 
 async def learn_models(registry: Registry, worker: Worker, fetch: Fetch, interval_s: float) -> None:
