@@ -1,0 +1,1 @@
+"""Load tests: overhead against nginx, soak, and locust scenarios."""
