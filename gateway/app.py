@@ -18,7 +18,7 @@ from gateway import __version__
 from gateway.access.admission import Admission
 from gateway.access.keys import ClientKeys
 from gateway.api.admin import admin_pages
-from gateway.api.connection import ConnectionLimits, connection_class
+from gateway.api.connection import EXTENSION, ConnectionLimits, connection_class
 from gateway.api.pages import client_pages
 from gateway.api.relayed import Receive, Relayed, Scope, Send, request_id
 from gateway.api.surfaces import SURFACES
@@ -151,6 +151,7 @@ class Gateway:
 
     async def _page(self, scope: Scope, receive: Receive, send: Send) -> None:
         """FastAPI's share: the same record as a relayed request has, and the same last answer."""
+        scope.get("extensions", {}).pop(EXTENSION, None)
         draining = self.pipeline.draining
         path = scope["path"]
         record = Record("models" if path.startswith("/v1/models") else "other")
@@ -258,7 +259,7 @@ async def serve(settings: Settings) -> int:
             gc.freeze()  # what start-up made stays: the collector need not look at it again
             # The relay makes few cycles and frees them by hand; the default of 700 objects would
             # have the collector run many times per thousand requests.
-            gc.set_threshold(20_000, 20, 20)
+            gc.set_threshold(10_000, 20, 20)
             await stop.first.wait()
             await _drain(gateway, client, stop)
         finally:

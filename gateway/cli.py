@@ -6,10 +6,13 @@ import argparse
 import asyncio
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from gateway import __version__
 from gateway.config import ConfigError, Setting, Settings, all_settings, dump, load
-from gateway.sim import cli as sim_cli
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _EPILOG = """\
 examples:
@@ -29,12 +32,13 @@ environment over the file. Secrets have no flag: VLLM_GATEWAY_API_KEYS (comma-se
 
 def main(argv: list[str] | None = None) -> int:
     """The command `vllm-gateway`. Returns the exit status; 2 for wrong usage or settings."""
-    args = _parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    args = _parser(argv).parse_args(argv)
     status: int = args.run(args)
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vllm-gateway",
         description="One OpenAI-compatible endpoint in front of many vLLM workers.",
@@ -55,10 +59,18 @@ def _parser() -> argparse.ArgumentParser:
         )
         _add_settings(command)
         command.set_defaults(run=run)
-    sim = commands.add_parser("sim", help="run a simulated vLLM worker")
-    sim_cli.add_arguments(sim)
-    sim.set_defaults(run=sim_cli.run)
+    _add_sim(commands, argv)
     return parser
+
+
+def _add_sim(commands: Any, argv: Sequence[str]) -> None:
+    sim = commands.add_parser("sim", help="run a simulated vLLM worker")
+    if "sim" in argv[:1]:
+        # The gateway itself need not carry the simulator in memory.
+        from gateway.sim import cli as sim_cli  # noqa: PLC0415 - see above
+
+        sim_cli.add_arguments(sim)
+        sim.set_defaults(run=sim_cli.run)
 
 
 def _add_settings(command: argparse.ArgumentParser) -> None:

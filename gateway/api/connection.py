@@ -42,7 +42,10 @@ class ClientConnection(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._incoming: TransportSink | None = None
+        """Sink of the request whose bytes come in."""
         self._sink: TransportSink | None = None
+        """Sink of the request that is served."""
         self._deaf = False
         self._reading_head = False
         self._head_bytes = 0
@@ -77,7 +80,7 @@ class ClientConnection(HttpToolsProtocol):
         super().connection_lost(exc)
         if self._sink is not None:
             self._sink.lost()
-            self._sink = None
+        self._sink = self._incoming = None
 
     def pause_writing(self) -> None:
         """The client reads more slowly than its worker writes."""
@@ -119,11 +122,13 @@ class ClientConnection(HttpToolsProtocol):
             write_stall_s=self.limits.write_stall_s,
         )
         cast("dict[str, Any]", cycle.scope)["extensions"] = {EXTENSION: sink}
+        self._incoming = sink
 
     def on_message_complete(self) -> None:
         """A request's last byte: its clock starts."""
         super().on_message_complete()
-        self._sink_of(self.cycle).request_read_at_s = monotonic()
+        if self._incoming is not None:
+            self._incoming.request_read_at_s = monotonic()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's signature
         """What cannot be parsed. Overrides uvicorn's plain-text answer."""
@@ -135,9 +140,10 @@ class ClientConnection(HttpToolsProtocol):
             # A request is under way. Its own body may have gone bad: then it ends here. What
             # follows a whole request is no HTTP: then this answer is the connection's last.
             self._deaf = True
-            sink = self._sink_of(self.cycle)
-            sink.last_on_connection()
-            if self.cycle.more_body:
+            sink = self._incoming
+            if sink is not None:
+                sink.last_on_connection()
+            if sink is not None and self.cycle.more_body:
                 sink.request_fault = GatewayError(
                     Kind.BAD_HTTP,
                     "The request's body is not valid HTTP/1.1 (a bad chunk, perhaps).",
@@ -175,10 +181,6 @@ class ClientConnection(HttpToolsProtocol):
     def _under_way(self) -> bool:
         cycle = cast("RequestResponseCycle | None", self.cycle)  # uvicorn begins with None
         return cycle is not None and not cycle.response_complete
-
-    def _sink_of(self, cycle: RequestResponseCycle) -> TransportSink:
-        sink: TransportSink = cast("dict[str, Any]", cycle.scope)["extensions"][EXTENSION]
-        return sink
 
     # --- heads that are too large or too slow ---
 

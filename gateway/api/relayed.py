@@ -70,7 +70,8 @@ class Relayed:
     async def __call__(self, surface: Surface, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, on whichever sink its server offers."""
         record = Record(surface.endpoint, request_id=request_id(scope["headers"]))
-        sink = scope.get("extensions", {}).get(EXTENSION)
+        # Taken out, so that scope and sink do not hold each other when all is over.
+        sink = scope.get("extensions", {}).pop(EXTENSION, None)
         if sink is not None:
             sink.start()
             await self._serve(surface, scope, receive, sink, record)

@@ -44,19 +44,18 @@ class EventSplitter:
         if not self._rest and not self._after_cr and data[-2:] == b"\n\n" and b"\r" not in data:
             if data.find(b"\n\n") == len(data) - 2:
                 return [data]
-            return [part + b"\n\n" for part in data[:-2].split(b"\n\n")]
+            if b"\n\n\n" not in data:  # else the last blank line may not end an event
+                return [part + b"\n\n" for part in data[:-2].split(b"\n\n")]
         return self._feed_slowly(data)
 
     def rest(self) -> bytes:
         """The unfinished event so far."""
         return bytes(self._rest)
 
-    def flush(self) -> bytes:
-        """What is left: an event that its sender did not finish."""
-        rest = bytes(self._rest)
-        self._rest.clear()
+    def shed(self) -> None:
+        """Forget the unfinished event, but for its last bytes: its end may straddle the cut."""
+        del self._rest[:-_LONGEST_END]
         self._scanned = 0
-        return rest
 
     def _feed_slowly(self, data: bytes) -> list[bytes]:
         events: list[bytes] = []
@@ -84,7 +83,10 @@ def event_data(event: bytes) -> bytes | None:
     """The event's `data`, its lines joined with LF; None where it has none (a comment, say)."""
     if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and b"\r" not in event:
         return event[6:-2]
-    lines = [line for line in _LINE_END.split(event) if line.startswith(b"data")]
-    values = [line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:")]
-    values += [b"" for line in lines if line == b"data"]
+    lines = _LINE_END.split(event)
+    values = [
+        line[5:].removeprefix(b" ")
+        for line in lines
+        if line.startswith(b"data:") or line == b"data"
+    ]
     return b"\n".join(values) if values else None

@@ -101,7 +101,8 @@ class _Choice(msgspec.Struct):
 class _Chunk(msgspec.Struct):
     choices: list[_Choice] | None = None
     usage: _Usage | None = None
-    error: msgspec.Raw | None = None
+    # Not `Raw | None`: msgspec (0.22) would take nothing but null.
+    error: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class _Whole(msgspec.Struct):
@@ -145,8 +146,9 @@ class OpenAIFormat:
             chunk = _decode_chunk(data)
         except (msgspec.DecodeError, RecursionError):
             return _PLAIN
-        if chunk.error is not None:
-            return Reading(error=data, error_status=error_status(bytes(chunk.error)))
+        error = bytes(chunk.error)
+        if error != b"null":
+            return Reading(error=data, error_status=error_status(error))
         if chunk.usage is not None:
             return Reading(
                 usage=chunk.usage.to_usage(),

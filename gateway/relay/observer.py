@@ -102,10 +102,15 @@ class StreamObserver:
     def finish(self) -> bytes:
         """The stream is over. Gives back a terminal event that lacks its blank line, if that is
         what was held back: half of any other event is no use to anyone."""
-        rest = self._splitter.flush()
-        if not rest or not self._read(rest) or not self.ended or not self._hide_usage:
+        rest = self._splitter.rest()
+        if not rest or self._oversize:
             return b""
-        return rest
+        reading = self._format.read(rest)
+        if not reading.end:
+            return b""
+        self.answered = self.ended = True
+        self.usage = reading.usage or self.usage
+        return rest if self._hide_usage else b""
 
     def _feed_slowly(self, data: bytes) -> bytes:
         self.fresh = 0
@@ -114,11 +119,9 @@ class StreamObserver:
         shown = [event for event in events if self._read(event)]
         # Only whole events lie behind us: the next one can be recognised by its bytes.
         self._fast = self.token_events > 0 and self._splitter.clean
-        if self._splitter.pending > self._max_event_bytes:
-            if self._hide_usage or not self.answered:
-                raise EventTooLarge
-            self._splitter.flush()
-            self._oversize = True
+        oversize = self._splitter.pending > self._max_event_bytes
+        if oversize and (self._hide_usage or not self.answered):
+            raise EventTooLarge
         if not self.answered:
             self._held += shown
             return b""
@@ -126,12 +129,14 @@ class StreamObserver:
             shown[:0] = self._held
             self._held.clear()
             return b"".join(shown)
-        if answered_before:
-            return data
-        # From now on bytes go down as they come: what is pending goes along.
-        held = b"".join((*self._held, *shown, self._splitter.rest()))
-        self._held.clear()
-        return held
+        if not answered_before:
+            # From now on bytes go down as they come: what is pending goes along.
+            data = b"".join((*self._held, *shown, self._splitter.rest()))
+            self._held.clear()
+        if oversize:
+            self._splitter.shed()
+            self._oversize = True
+        return data
 
     def _read(self, event: bytes) -> bool:
         """Take in one event. False: it is not for the client."""

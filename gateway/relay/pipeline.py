@@ -162,6 +162,7 @@ class Pipeline:
         """Send the request to one worker and relay what it answers."""
         record = answer.record
         connection = self._connections.take(worker)
+        stale = False
         while True:
             connect_s = 0.0
             if connection is None:
@@ -170,7 +171,8 @@ class Pipeline:
                     connection = await self._connections.connect(worker)
                 except Unreachable as error:
                     _log.info("request %s: worker %s: %s", record.request_id, worker.url, error)
-                    return Result(Fault.UNREACHABLE)
+                    # It had taken the request before, on a kept connection: it may have died of it.
+                    return Result(Fault.LOST if stale else Fault.UNREACHABLE)
                 connect_s = monotonic() - began_s
             attempt = Attempt(
                 request,
@@ -198,7 +200,7 @@ class Pipeline:
             if result.fault is not Fault.STALE:
                 return result
             # The worker closed a kept connection just then: that says nothing about it.
-            connection = None
+            stale, connection = True, None
             since_s = monotonic()
 
     def _give_up(

@@ -32,6 +32,10 @@ class Receiver(Protocol):
         """The answer will not be completed. The connection is closed."""
 
 
+class UnaskedAnswer(Exception):
+    """The worker goes on after its answer."""
+
+
 class UpstreamConnection(asyncio.Protocol):
     """Carries one request at a time; may be kept for the next (`reusable`)."""
 
@@ -133,7 +137,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._head_bytes += len(data)
             if self._head_bytes > self._max_head_bytes:
                 malformed = malformed or not self._head_done or self._head_is_too_large()
-        if malformed and self._headers:
+        if malformed and self._headers and not self._complete:
             self._fail(receiver, Fault.BAD_RESPONSE)
             return
         if self._headers and self._head_done:
@@ -145,6 +149,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._chunks = []
             receiver.on_body(body, read_at_s)
         if self._complete:
+            self._keep_alive = self._keep_alive and not malformed
             self._finish(receiver)
         elif malformed:
             self._fail(receiver, Fault.BAD_RESPONSE)
@@ -189,6 +194,10 @@ class UpstreamConnection(asyncio.Protocol):
             receiver.on_fault(fault)
 
     # --- httptools: only gathers, so that nothing of ours runs inside the parser ---
+
+    def on_message_begin(self) -> None:
+        if self._complete:
+            raise UnaskedAnswer  # stops the parser: its bytes must not join the answer before it
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._head_done:  # trailers are not part of the head

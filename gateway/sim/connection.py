@@ -40,7 +40,7 @@ class Request:
         """The first header of this name (in lower case)."""
         for key, value in self.headers:
             if key == name:
-                return value.decode("latin-1")
+                return value.decode("latin-1").strip()
         return None
 
 
@@ -225,6 +225,13 @@ class Connection(asyncio.Protocol):
     def date(self) -> bytes:
         """The value of the ``date`` header."""
         return self._owner.date()
+
+    def shut(self) -> None:
+        """The worker stops: idle connections are closed, answers under way are lost."""
+        if self._current is None:
+            self.close()
+        else:
+            self.reset()
 
     def _wait(self) -> None:
         self._idle = self._loop.call_later(self._owner.keep_alive_s, self.close)

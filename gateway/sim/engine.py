@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from heapq import heappop, heappush
 from itertools import count
+from random import Random
 
 from gateway.sim.cache import BlockPool, block_hashes
 from gateway.sim.metrics import Metrics
@@ -30,6 +31,7 @@ class Engine:
         self._changed = changed or (lambda: None)
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Sequence] = deque()
+        self._rng = Random(options.seed)  # noqa: S311 - jitter, no secret
         self._due: list[tuple[float, int, Sequence]] = []
         self._order = count()
         self._timer: asyncio.TimerHandle | None = None
@@ -132,16 +134,16 @@ class Engine:
             metrics.prefix_queries += prompt_tokens
             metrics.prefix_hits += holding.cached_tokens
             now = sequence.scheduled_at = self._loop.time()
-            prefill_s = self._vary(options.ttft_s, sequence)
+            prefill_s = self._vary(options.ttft_s)
             if options.prefill_tokens_per_s:
                 computed = prompt_tokens - holding.cached_tokens
                 prefill_s += computed / options.prefill_tokens_per_s
             heappush(self._due, (now + prefill_s, next(self._order), sequence))
         self._arm()
 
-    def _vary(self, seconds: float, sequence: Sequence) -> float:
+    def _vary(self, seconds: float) -> float:
         jitter = self._options.jitter
-        return seconds * (1 + jitter * (2 * sequence.rng.random() - 1)) if jitter else seconds
+        return seconds * (1 + jitter * (2 * self._rng.random() - 1)) if jitter else seconds
 
     def _arm(self) -> None:
         if not self._due or self.asleep:
@@ -190,7 +192,7 @@ class Engine:
         if step.finish is None:
             # From the time it was due: lateness of one step does not add up over a stream. But
             # an engine that fell behind does not catch up by bursts.
-            following = max(at + self._vary(self._options.itl_s, sequence), now)
+            following = max(at + self._vary(self._options.itl_s), now)
             heappush(self._due, (following, next(self._order), sequence))
             sequence.job.deliver(sequence, step)
             return tokens

@@ -191,6 +191,8 @@ def _progress(part: str, rule: Rule, where: str | None) -> int:
     if not rule.where and where is not None:
         raise ValueError(f"fault {part!r} takes no place")
     if where is None or where == "0":
+        if where is not None and part.startswith(("error", "truncate")):
+            raise ValueError(f"fault {part!r} needs a head first: write @head or @1")
         return BEFORE_HEAD
     return AFTER_HEAD if where == "head" else int(where) + 1
 

@@ -2,7 +2,6 @@
 
 import asyncio
 from array import array
-from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
 from random import Random
@@ -162,6 +161,3 @@ def _filled(size: int) -> str:
     unit = "Zürich — 日本 🙂 and on it goes. "
     whole, rest = divmod(size, len(unit.encode()))
     return unit * whole + "." * rest
-
-
-StartGeneration = Callable[[GenerateRequest, Names, Response], None]

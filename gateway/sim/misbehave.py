@@ -7,7 +7,7 @@ from collections.abc import Callable
 from gateway.sim.faults import AFTER_HEAD, BEFORE_HEAD, Fault
 from gateway.sim.response import LAST_CHUNK, STREAM_HEADERS, Headers, Line, Response, reason
 from gateway.sim.schema import ApiError
-from gateway.sim.wire import DONE, encode, error_event
+from gateway.sim.wire import DONE, KEEP_ALIVE, encode, error_event
 
 _BUSY = (
     "The engine is currently busy and cannot accept new requests. "
@@ -16,6 +16,9 @@ _BUSY = (
 _KINDS = {400: "BadRequestError", 404: "NotFoundError", 500: "InternalServerError"}
 _TEXTS = {400: "Simulated bad request.", 500: "Internal server error", 503: _BUSY}
 _HIGH_WATER = 65_536
+# Turns of the event loop between two cut writes: enough for a reader in the same loop to take
+# each by itself, and a few tens of microseconds for one in another process.
+_TURNS = 4
 
 
 def refusal(status: int) -> ApiError:
@@ -34,6 +37,7 @@ class Outbox:
         self._items: deque[bytes | float | Callable[[], None]] = deque()
         self._timer: asyncio.Handle | None = None
         self._blocked = False
+        self._turns = 0
         self.size = 0
         """Bytes that have not been written."""
         self.drained: Callable[[], None] | None = None
@@ -60,6 +64,10 @@ class Outbox:
 
     def _wake(self) -> None:
         self._timer = None
+        if self._turns:
+            self._turns -= 1
+            self._timer = asyncio.get_running_loop().call_soon(self._wake)
+            return
         if not self._blocked:
             self._pump()
 
@@ -79,11 +87,8 @@ class Outbox:
             self.size -= len(piece)
             self._write(piece)
             if self._cut:
-                # A turn of the loop between two writes lets each leave, and be read, alone.
-                if self._pause_s:
-                    self._timer = loop.call_later(self._pause_s, self._wake)
-                else:
-                    self._timer = loop.call_soon(self._wake)
+                self._turns = _TURNS
+                self._timer = loop.call_later(self._pause_s, self._wake)
                 break
         if self.size < _HIGH_WATER and self.drained is not None:
             self.drained()
@@ -130,17 +135,17 @@ class FaultyResponse(Response):
             return
         version = b"1.0" if "http10" in self.fault else b"1.1"
         self._out.put(self._head(status, self._more(headers), version=version))
-        self._reach(AFTER_HEAD)
+        self._pause_at(AFTER_HEAD)
         ending = self.fault.ending()
-        if not self._body_wanted or (ending is not None and ending[1] <= AFTER_HEAD):
+        # Ends that are events belong to streams.
+        if ending is None or ending[0] in ("truncate", "error"):
+            self._out.put(body if self._body_wanted else b"")
             self._finish()
-            return
-        if ending is not None and ending[1] > AFTER_HEAD and ending[0] not in ("truncate", "error"):
-            self._out.put(body[: len(body) // 2])
-            self._reach(ending[1])
         else:
-            self._out.put(body)
-        self._finish()
+            if ending[1] > AFTER_HEAD:
+                self._out.put(body[: len(body) // 2])
+            self._end_at(ending[1])
+        self._over = True
 
     def open(self) -> None:
         """The head, unless it has to wait for the length of the body."""
@@ -159,6 +164,7 @@ class FaultyResponse(Response):
         """One event, as the fault wants it."""
         if self._over:
             return
+        counted = 0 if data is KEEP_ALIVE else 1
         if "comments" in self.fault:
             data = b": a comment before\n\n: and one inside\n" + data
         if "newline" in self.fault:
@@ -168,7 +174,7 @@ class FaultyResponse(Response):
         together = max(self.fault.integer("merge"), self.fault.integer("coalesce"), 1)
         if len(self._gathered) >= together:
             self._flush()
-        self._reach(self._progress + 1)
+        self._reach(self._progress + counted)
         if self._out.size > _HIGH_WATER and not self._full:
             self._full = True
             super().line_paused()
@@ -185,6 +191,7 @@ class FaultyResponse(Response):
         if "no-done" not in self.fault:
             self.event(DONE)
         if not self._over:
+            self._over = True
             self._flush(last=True)
             self._finish()
 
@@ -216,7 +223,6 @@ class FaultyResponse(Response):
         if "retry-after" in self.fault:
             headers.append((b"retry-after", self.fault.text("retry-after").encode()))
         self.whole(status, [*headers, (b"vary", b"Origin")], body)
-        self._over = True
 
     def _more(self, headers: Headers) -> Headers:
         headers = list(headers)
@@ -228,16 +234,22 @@ class FaultyResponse(Response):
 
     def _reach(self, progress: int) -> None:
         """So much has gone out: what does the fault do here?"""
-        self._progress = progress
-        fault = self.fault
-        if fault.at("sleep") == progress and "sleep" in fault:
+        self._pause_at(progress)
+        self._end_at(progress)
+
+    def _pause_at(self, progress: int) -> None:
+        if self.fault.at("sleep") == progress:
             self._flush()
-            self._out.put(fault.number("sleep"))
-        ending = fault.ending()
+            self._out.put(self.fault.number("sleep"))
+
+    def _end_at(self, progress: int) -> None:
+        self._progress = progress
+        ending = self.fault.ending()
         if ending is None or ending[1] != progress or self._over:
             return
         name = ending[0]
-        self._flush()
+        if name not in ("error", "truncate"):
+            self._flush(rest=True)
         if name == "error":
             self._over = True
             self._error()
@@ -271,23 +283,21 @@ class FaultyResponse(Response):
             self.gone()
 
     def _finish(self) -> None:
-        if self.fault.ending() == ("hang", self._progress):
-            return
         line, keep = self._line, self._keep
         self._out.put(lambda: line.finish(keep))
 
-    def _flush(self, *, last: bool = False) -> None:
-        """Frame what was gathered."""
+    def _flush(self, *, rest: bool = False, last: bool = False) -> None:
+        """Frame what was gathered: with ``rest`` all of it, with ``last`` the end too."""
         fault, gathered = self.fault, self._gathered
         self._gathered = []
         size = fault.integer("rechunk")
         if self._raw:
-            self._flush_raw(b"".join(gathered), last)
+            self._flush_raw(b"".join(gathered), rest, last)
             return
         if size:
             self._body += b"".join(gathered)
             gathered = []
-            while len(self._body) >= size or (last and self._body):
+            while len(self._body) >= size or ((rest or last) and self._body):
                 gathered.append(bytes(self._body[:size]))
                 del self._body[:size]
         elif "merge" in fault and gathered:
@@ -300,14 +310,17 @@ class FaultyResponse(Response):
         if framed:
             self._out.put(framed)
 
-    def _flush_raw(self, data: bytes, last: bool) -> None:
+    def _flush_raw(self, data: bytes, rest: bool, last: bool) -> None:
         if "content-length" not in self.fault:
             if data:
                 self._out.put(data)
             return
         self._body += data
-        if last:
-            length = (b"content-length", b"%d" % len(self._body))
+        if last or rest:
+            # An answer that breaks has promised more than comes.
+            size = len(self._body) + (0 if last else 1000)
+            length = (b"content-length", b"%d" % size)
             version = b"1.0" if "http10" in self.fault else b"1.1"
             head = self._head(200, [length, *self._more(STREAM_HEADERS)], version=version)
             self._out.put(head + bytes(self._body))
+            self._body.clear()

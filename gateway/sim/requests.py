@@ -110,7 +110,7 @@ class RequestReader:
             named_tool=isinstance(choice, dict),
             required_tool=choice == "required",
             single_call=body.get("parallel_tool_calls") is False,
-            role="assistant" if values.get("add_generation_prompt", True) else messages[-1]["role"],
+            role=_role(values, messages),
             return_prompt_text=values.get("return_prompt_text", False),
             late=late_logprobs_error(logprobs),
             prompt_logprobs=values.get("prompt_logprobs"),
@@ -293,16 +293,16 @@ def _chosen_tools(body: Json, messages: list[Json]) -> tuple[Json, ...]:
     return ()
 
 
+def _role(values: Json, messages: list[Json]) -> str:
+    """The answer's role: the last message's when the client opens no new one."""
+    return "assistant" if values.get("add_generation_prompt", True) else str(messages[-1]["role"])
+
+
 def _echo(values: Json, messages: list[Json]) -> str | None:
-    last = messages[-1]
-    if not values.get("echo") or values.get("add_generation_prompt", True):
-        # With the generation prompt the answer's role is the assistant's.
-        return None if not values.get("echo") or last["role"] != "assistant" else _text(last)
-    return _text(last)
-
-
-def _text(message: Json) -> str | None:
-    content = message.get("content")
+    """The last message, if the answer goes on with it."""
+    content = messages[-1].get("content")
+    if not values.get("echo") or messages[-1]["role"] != _role(values, messages):
+        return None
     return content if isinstance(content, str) and content else None
 
 

@@ -60,6 +60,8 @@ class Response:
         self._line = line
         self._keep = keep
         self._body_wanted = body_wanted
+        self.extra: Headers = []
+        """Headers for every answer to this request, after its own."""
         self.gone: Callable[[], None] | None = None
         self.pause: Callable[[], None] | None = None
         self.resume: Callable[[], None] | None = None
@@ -112,7 +114,7 @@ class Response:
     ) -> bytes:
         lines = [b"HTTP/%b %d %b" % (version, status, reason(status))]
         lines += [b"date: " + self._line.date(), b"server: uvicorn"]
-        lines += [b"%b: %b" % header for header in headers]
+        lines += [b"%b: %b" % header for header in [*headers, *self.extra]]
         if not self._keep:
             lines.append(b"connection: close")
         if chunked:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
 from gateway.sim.answers import Kind, Piece, Script
@@ -53,7 +52,6 @@ class Sequence:
         "parked",
         "produced",
         "prompt",
-        "rng",
         "sampling",
         "scheduled_at",
         "state",
@@ -67,7 +65,6 @@ class Sequence:
         """Number of the choice in the answer, over all prompts."""
         self.prompt = prompt
         self.sampling = sampling
-        self.rng = Random(index)  # noqa: S311 - jitter, no secret
         self._script = script
         natural = script.natural
         ends = bool(natural) and natural[-1].token_id == EOS

@@ -68,13 +68,13 @@ class Sim:
         self._port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
-        """Stop like a process that is killed: every connection is reset, at once."""
+        """Stop at once: idle connections are closed, those with an answer under way are reset."""
         if self._server is None or self._worker is None:
             return
         self._server.close()
         self._worker.engine.close()
         for connection in tuple(self._connections):
-            connection.reset()
+            connection.shut()
         await self.wait_for(lambda: not self._connections)
         self._server = None
 

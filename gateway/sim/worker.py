@@ -74,6 +74,9 @@ class Worker:
 
     def answer(self, request: Request, response: Response) -> None:
         """Answer now, or start what answers later."""
+        if self._options.request_id_headers:
+            name = request.header(b"x-request-id") or uuid.uuid4().hex
+            response.extra = [(b"x-request-id", name.encode())]
         if not self._authorized(request):
             self._send(response, 401, {"error": "Unauthorized"}, vary=False)
             return
