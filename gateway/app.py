@@ -1,24 +1,19 @@
-"""The composition root: builds everything, owns start-up, drain and shut-down."""
+"""The composition root: builds everything, and runs what goes on in the background."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import functools
-import gc
 import logging
-import signal
 import ssl
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import uvicorn
-
-from gateway import __version__
 from gateway.access.admission import Admission
 from gateway.access.keys import ClientKeys
-from gateway.api.admin import admin_pages
-from gateway.api.connection import EXTENSION, ConnectionLimits, connection_class
+from gateway.api.connection import EXTENSION
 from gateway.api.pages import client_pages
 from gateway.api.relayed import Receive, Relayed, Scope, Send, request_id
 from gateway.api.surfaces import SURFACES
@@ -36,7 +31,7 @@ from gateway.telemetry.record import Record
 from gateway.terms import Outcome, Worker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Collection
 
     from gateway.config import Settings, WorkerSettings
     from gateway.errors import GatewayError
@@ -100,6 +95,8 @@ class Gateway:
             served=[f"{row.method} {row.path.decode()}" for row in SURFACES.values()],
         )
         self._keys_required = keys.required
+        self.client_connections: Collection[object] = ()
+        """Set by `serve`; another server's connections are not ours to count."""
         self._add_gauges()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -169,7 +166,7 @@ class Gateway:
             if path not in _OPERATIONAL:
                 record.request_id = request_id(scope["headers"])
                 record.outcome = _OUTCOME_OF_PAGE.get(record.status, Outcome.INVALID)
-                record.ended_at_s = asyncio.get_running_loop().time()
+                record.ended_at_s = monotonic()
                 self._finish(record)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
@@ -195,6 +192,11 @@ class Gateway:
             lambda: self.admission.inflight_bytes,
         )
         gauge(
+            "client_connections",
+            "Connections of clients, idle ones included.",
+            lambda: len(self.client_connections),
+        )
+        gauge(
             "worker_connections",
             "Connections to workers, idle ones included.",
             lambda: self.connections.open,
@@ -209,143 +211,6 @@ class Gateway:
             "1 where the worker answered when it was last asked for its models.",
             lambda: [(worker.url, worker.reachable) for worker in self.registry.workers],
         )
-
-
-class _Server(uvicorn.Server):
-    """A uvicorn server that leaves signals to `serve`."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Capture none."""
-        yield
-
-
-async def serve(settings: Settings) -> int:
-    """Run both ports until SIGTERM or SIGINT, then drain. Returns the exit status.
-
-    SIGTERM: `/ready` says no at once; new requests are served for `lame_duck` more; running ones
-    may finish within `drain`; the rest are told. SIGINT (a person at a terminal) skips the lame
-    duck; a second signal skips the drain.
-    """
-    gateway = Gateway(settings)
-    limits = ConnectionLimits(
-        settings.limits.max_head_bytes,
-        settings.timeouts.client_head,
-        settings.timeouts.write_stall,
-    )
-    client = _server(
-        gateway,
-        settings.host,
-        settings.port,
-        settings.timeouts.client_keep_alive,
-        connection_class(limits, gateway.refused),
-    )
-    admin = _server(
-        admin_pages(gateway.metrics), settings.admin_host, settings.admin_port, 75.0, "httptools"
-    )
-    gateway.metrics.gauge(
-        "client_connections",
-        "Connections of clients, idle ones included.",
-        lambda: len(client.server_state.connections),
-    )
-    stop = _Stop()
-    async with gateway.running():
-        serving = [asyncio.create_task(server.serve()) for server in (client, admin)]
-        try:
-            if not await _started(client, admin, serving):
-                return 1
-            _announce(client, admin)
-            gc.collect()
-            gc.freeze()  # what start-up made stays: the collector need not look at it again
-            # The relay makes few cycles and frees them by hand; the default of 700 objects would
-            # have the collector run many times per thousand requests.
-            gc.set_threshold(10_000, 20, 20)
-            await stop.first.wait()
-            await _drain(gateway, client, stop)
-        finally:
-            for server in (client, admin):
-                server.should_exit = True
-            await asyncio.gather(*serving, return_exceptions=True)
-    _log.info("stopped")
-    return 0
-
-
-class _Stop:
-    """Waits for signals."""
-
-    def __init__(self) -> None:
-        self.first = asyncio.Event()
-        self.second = asyncio.Event()
-        self.at_terminal = False
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._signalled, number)
-
-    def _signalled(self, number: int) -> None:
-        self.at_terminal = number == signal.SIGINT
-        (self.second if self.first.is_set() else self.first).set()
-
-
-async def _drain(gateway: Gateway, client: _Server, stop: _Stop) -> None:
-    timeouts = gateway.settings.timeouts
-    gateway.pipeline.draining = True
-    lame_duck_s = 0.0 if stop.at_terminal else timeouts.lame_duck
-    _log.info(
-        "draining: %d requests under way, new ones served for %g s",
-        gateway.pipeline.running,
-        lame_duck_s,
-    )
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(lame_duck_s):
-            await stop.second.wait()
-    client.should_exit = True
-    waits = [
-        asyncio.create_task(gateway.pipeline.finished()),
-        asyncio.create_task(stop.second.wait()),
-    ]
-    await asyncio.wait(waits, timeout=timeouts.drain, return_when=asyncio.FIRST_COMPLETED)
-    for wait in waits:
-        wait.cancel()
-    if gateway.pipeline.running:
-        _log.warning("drain ended: %d requests are cut", gateway.pipeline.running)
-        gateway.pipeline.cut_all()
-
-
-async def _started(client: _Server, admin: _Server, serving: list[asyncio.Task[None]]) -> bool:
-    while not (client.started and admin.started):
-        if any(task.done() for task in serving):
-            return False
-        await asyncio.sleep(0.01)
-    return True
-
-
-def _server(
-    app: Any, host: str, port: int, keep_alive_s: float, http: type[asyncio.Protocol] | str
-) -> _Server:
-    config = uvicorn.Config(
-        app,
-        host=host,
-        port=port,
-        http=http,
-        loop="none",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        date_header=False,
-        timeout_keep_alive=int(keep_alive_s),
-        timeout_graceful_shutdown=5,
-        backlog=4096,
-    )
-    return _Server(config)
-
-
-def _announce(client: _Server, admin: _Server) -> None:
-    for what, server in (("clients", client), ("admin", admin)):
-        host, port = server.servers[0].sockets[0].getsockname()[:2]
-        _log.info("vllm-gateway %s: %s on http://%s:%s", __version__, what, host, port)
 
 
 def _worker(settings: WorkerSettings) -> Worker:

@@ -110,7 +110,7 @@ def _serve(args: argparse.Namespace) -> int:
         return 2
     import uvloop  # noqa: PLC0415 - `config` and `sim --help` start without it
 
-    from gateway.app import serve  # noqa: PLC0415 - the same
+    from gateway.serve import serve  # noqa: PLC0415 - the same
     from gateway.telemetry.logs import set_up  # noqa: PLC0415 - the same
 
     set_up(settings.log.level, settings.log.format)

@@ -367,8 +367,11 @@ def _explain(item: dict[str, Any], sources: Mapping[str, str], file: Path | None
     if item["type"] == "extra_forbidden":
         return f"{path}: there is no such setting (in {where})"
     value = item["input"]
-    secret = any("key" in str(part) for part in item["loc"])
-    shown = "********" if secret else repr(value) if len(repr(value)) <= 80 else "this value"
+    if any("key" in str(part) for part in item["loc"]):
+        shown = "********"
+    else:  # a whole branch may hold a secret
+        short = not isinstance(value, dict | list | tuple) and len(repr(value)) <= 80
+        shown = repr(value) if short else "this value"
     expected = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if not path:
         return f"{expected} (in {where})"
@@ -391,15 +394,15 @@ def _with_secret_files(settings: Settings) -> Settings:
         shared = SecretStr(text.strip())
     workers = []
     for number, worker in enumerate(settings.workers):
-        key = worker.api_key or shared
+        key = worker.api_key if worker.api_key is not None else shared
         if worker.api_key_file is not None:
             text = _read_secret(worker.api_key_file, f"workers.{number}.api_key_file")
             key = SecretStr(text.strip())
         if worker.ca_file is not None and not worker.ca_file.is_file():
             raise ConfigError(f"workers.{number}.ca_file = '{worker.ca_file}': is not a file")
         workers.append(worker.model_copy(update={"api_key": key}))
-    for secret in (*keys, *(worker.api_key for worker in workers if worker.api_key)):
-        if not re.fullmatch(r"[\x21-\x7e]+", secret.get_secret_value()):
+    for secret in (*keys, shared, *(worker.api_key for worker in workers)):
+        if secret is not None and not re.fullmatch(r"[\x21-\x7e]+", secret.get_secret_value()):
             raise ConfigError("a key holds characters that no HTTP header can carry, or is empty")
     return settings.model_copy(update={"api_keys": tuple(keys), "workers": tuple(workers)})
 

@@ -82,7 +82,8 @@ TABLE: dict[Kind, Rule] = {
 class GatewayError(Exception):
     """An error of the gateway's own making, to be told to the client.
 
-    `message` says what is wrong and what to do; `param` names the field at fault.
+    `message` says what is wrong and what to do; `param` names the field at fault;
+    `allow` the methods of a path that does not take this one (RFC 9110, 15.5.6).
     """
 
     def __init__(
@@ -92,12 +93,14 @@ class GatewayError(Exception):
         *,
         param: str | None = None,
         retry: bool | None = None,
+        allow: str | None = None,
     ) -> None:
         super().__init__(message)
         self.kind = kind
         self.message = message
         self.param = param
         self.rule = TABLE[kind]
+        self._allow = allow
         self._sdk_may_retry = self.rule.sdk_may_retry if retry is None else retry
 
     def body(self) -> bytes:
@@ -112,6 +115,8 @@ class GatewayError(Exception):
         ]
         if self.rule.retry_after_s is not None:
             headers.append((b"retry-after", b"%d" % self.rule.retry_after_s))
+        if self._allow is not None:
+            headers.append((b"allow", self._allow.encode()))
         if self.kind is Kind.INVALID_API_KEY:
             headers.append((b"www-authenticate", b"Bearer"))
         return headers

@@ -75,8 +75,11 @@ class Admission:
                 return
         self.running -= 1
 
-    def reserve(self, size: int) -> None:
-        """Count `size` bytes of a body. GatewayError (OVERLOADED) where that is too much."""
+    def reserve(self, size: int) -> int:
+        """Count `size` bytes of a body, and give them back to be released later.
+
+        GatewayError (OVERLOADED) where that is too much.
+        """
         if self.inflight_bytes + size > self._max_inflight_bytes:
             raise GatewayError(
                 Kind.OVERLOADED,
@@ -84,6 +87,7 @@ class Admission:
                 "(limits.max_inflight_bytes); try again shortly.",
             )
         self.inflight_bytes += size
+        return size
 
     def release(self, size: int) -> None:
         """The body is no longer in memory."""

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 EXTENSION = "vllm_gateway.sink"
 """Key in `scope["extensions"]` under which a request finds its `TransportSink`."""
 
+_LINGER_S = 2.0
+
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
@@ -49,8 +51,10 @@ class ClientConnection(HttpToolsProtocol):
         self._deaf = False
         self._reading_head = False
         self._head_bytes = 0
+        self._head_may_be_large = False
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_byte_s = 0.0
+        self._linger_timer: asyncio.TimerHandle | None = None
 
     # --- asyncio.Protocol ---
 
@@ -58,10 +62,12 @@ class ClientConnection(HttpToolsProtocol):
         """Feed the parser; mind the head's size and pace."""
         if self._deaf or self.transport.is_closing():
             return
-        reading_head = self._reading_head
+        within_head = self._reading_head
+        self._head_may_be_large = within_head or len(data) > self.limits.max_head_bytes
         super().data_received(data)
         if self._reading_head and self.parser is not None:
-            self._head_bytes += len(data) if reading_head else 0
+            # What the read that began this head brought is not counted until the head is whole.
+            self._head_bytes = self._head_bytes + len(data) if within_head else 0
             self._head_byte_s = monotonic()
             if self._head_bytes > self.limits.max_head_bytes:
                 self._refuse_head()
@@ -77,10 +83,19 @@ class ClientConnection(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+        if self._linger_timer is not None:
+            self._linger_timer.cancel()
+            self._linger_timer = None
         super().connection_lost(exc)
         if self._sink is not None:
             self._sink.lost()
         self._sink = self._incoming = None
+
+    def shutdown(self) -> None:
+        """The server stops: an idle connection closes now, another after its answer."""
+        super().shutdown()
+        if self._sink is not None:
+            self._sink.last_on_connection()
 
     def pause_writing(self) -> None:
         """The client reads more slowly than its worker writes."""
@@ -100,7 +115,6 @@ class ClientConnection(HttpToolsProtocol):
         """A request's first byte."""
         super().on_message_begin()
         self._reading_head = True
-        self._head_bytes = 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header; trailers come after the head and are not part of the request."""
@@ -110,8 +124,8 @@ class ClientConnection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """A request's head is there: its sink goes along in the scope."""
         self._reading_head = False
-        if self._too_large():
-            raise GatewayError(Kind.HEAD_TOO_LARGE, "")
+        if self._head_may_be_large and self._too_large():
+            raise GatewayError(Kind.HEAD_TOO_LARGE, "")  # ends in send_400_response
         super().on_headers_complete()
         cycle = self.cycle
         sink = TransportSink(
@@ -153,6 +167,13 @@ class ClientConnection(HttpToolsProtocol):
 
     # --- told by the sink ---
 
+    def whole_body(self, turn: object) -> bytes:
+        """See `sinks.Connection`. What uvicorn's own `receive` would give."""
+        cycle = cast("RequestResponseCycle", turn)
+        body = bytes(cycle.body)
+        cycle.body = bytearray()
+        return body
+
     def answer_started(self, turn: object) -> None:
         """See `sinks.Connection`."""
         cycle = cast("RequestResponseCycle", turn)
@@ -165,9 +186,13 @@ class ClientConnection(HttpToolsProtocol):
         cycle.response_complete = True
         cycle.message_event.set()
         self._sink = None
-        if not keep_alive:
+        if keep_alive:
+            cycle.on_response()
+        elif cycle.more_body:
+            self._close_gently()
+        else:
             self.transport.close()
-        cycle.on_response()
+            cycle.on_response()
 
     def watch(self, sink: TransportSink) -> None:
         """`sink`'s request has begun to be served: it is told of pauses and of the client's end.
@@ -222,7 +247,17 @@ class ClientConnection(HttpToolsProtocol):
         lines += [b"%b: %b\r\n" % header for header in error.headers()]
         lines.append(b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body))
         self.transport.write(b"".join(lines) + body)
-        self.transport.close()
+        self._close_gently()
+
+    def _close_gently(self) -> None:
+        """Close while the client may still be sending. A plain close would answer what comes then
+        with a reset, which destroys the error on its way to the client (RFC 9112, 9.6): so say
+        that we are done, and take in and forget what comes, for a while."""
+        self._deaf = True
+        self.flow.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._linger_timer = self.loop.call_later(_LINGER_S, self.transport.abort)
 
 
 def connection_class(

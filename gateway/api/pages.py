@@ -66,7 +66,9 @@ def client_pages(
     async def not_served(request: Request, error: Exception) -> Response:
         if isinstance(error, HTTPException) and error.status_code == 405:
             refused = GatewayError(
-                Kind.METHOD_NOT_ALLOWED, f"{request.url.path} does not take {request.method}."
+                Kind.METHOD_NOT_ALLOWED,
+                f"{request.url.path} does not take {request.method}.",
+                allow="GET",
             )
             return error_response(request, refused)
         served_here = ", ".join(served)

@@ -18,7 +18,7 @@ from gateway.errors import GatewayError, Kind
 from gateway.relay.answer import Answer
 from gateway.relay.headers import find, upstream_headers
 from gateway.relay.request import Request
-from gateway.relay.sinks import AsgiSink, TransportSink
+from gateway.relay.sinks import AsgiSink
 from gateway.telemetry.record import Record
 from gateway.terms import Outcome
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from gateway.access.keys import ClientKeys
     from gateway.api.surfaces import Surface
     from gateway.pool.registry import Registry
+    from gateway.relay.headers import Headers
     from gateway.relay.pipeline import Pipeline
     from gateway.relay.sinks import Sink
 
@@ -88,12 +89,20 @@ class Relayed:
         try:
             if scope["method"] != surface.method:
                 raise GatewayError(
-                    Kind.METHOD_NOT_ALLOWED, f"Send this request as {surface.method}."
+                    Kind.METHOD_NOT_ALLOWED,
+                    f"Send this request as {surface.method}.",
+                    allow=surface.method,
                 )
             headers = scope["headers"]
             self._keys.check(headers)
-            body, reserved = await self._read_body(headers, receive, sink)
-            record.started_at_s = getattr(sink, "request_read_at_s", 0.0) or monotonic()
+            self._check_head(headers)
+            body = sink.whole_body()
+            if body is None:
+                body = await self._read_body(receive, sink)
+            if len(body) > self._max_body_bytes:
+                raise self._too_large()
+            reserved = self._admission.reserve(len(body))
+            record.started_at_s = sink.request_read_at_s or monotonic()
             facts = read_facts(body, allow_scheduling=self._allow_scheduling)
             if self._registry.pool(facts.model) is None:
                 raise self._unknown_model(facts.model)
@@ -123,48 +132,41 @@ class Relayed:
             record.ended_at_s = monotonic()
             self._finish(record)
 
-    async def _read_body(
-        self, headers: list[tuple[bytes, bytes]], receive: Receive, sink: Sink
-    ) -> tuple[bytes, int]:
-        """The whole body, and how many bytes of it are reserved. GatewayError, ClientLeft."""
+    def _check_head(self, headers: Headers) -> None:
+        """What a head alone can be refused for. GatewayError."""
         encoding = find(headers, b"content-encoding")
-        if encoding not in (b"", b"identity"):
+        if encoding and encoding != b"identity":
             raise GatewayError(Kind.UNSUPPORTED_ENCODING, "Send the body without Content-Encoding.")
         length = find(headers, b"content-length")
         if length.isdigit() and int(length) > self._max_body_bytes:
             raise self._too_large()
+
+    async def _read_body(self, receive: Receive, sink: Sink) -> bytes:
+        """The body, as it comes in. GatewayError, ClientLeft."""
         parts: list[bytes] = []
         size = 0
         try:
             while True:
                 message = await self._next_part(receive, sink)
                 part = message["body"]
-                size += len(part)
-                if size > self._max_body_bytes:
-                    raise self._too_large()
-                self._admission.reserve(len(part))
+                size += self._admission.reserve(len(part))
                 parts.append(part)
-                if not message.get("more_body", False):
-                    return (parts[0] if len(parts) == 1 else b"".join(parts)), size
-        except BaseException:
-            self._admission.release(sum(len(part) for part in parts))
-            raise
+                if size > self._max_body_bytes or not message.get("more_body", False):
+                    return parts[0] if len(parts) == 1 else b"".join(parts)
+        finally:
+            self._admission.release(size)
 
     async def _next_part(self, receive: Receive, sink: Sink) -> Any:
-        if getattr(sink, "request_read_at_s", 0.0):
-            message = await receive()  # it is all there already
-        else:
-            try:
-                async with asyncio.timeout(self._body_timeout_s):
-                    message = await receive()
-            except TimeoutError:
-                raise GatewayError(
-                    Kind.REQUEST_TIMEOUT,
-                    f"No byte of the request's body came for {self._body_timeout_s:g} s.",
-                ) from None
+        try:
+            async with asyncio.timeout(self._body_timeout_s):
+                message = await receive()
+        except TimeoutError:
+            raise GatewayError(
+                Kind.REQUEST_TIMEOUT,
+                f"No byte of the request's body came for {self._body_timeout_s:g} s.",
+            ) from None
         if message["type"] == "http.disconnect":
-            fault = sink.request_fault if isinstance(sink, TransportSink) else None
-            raise fault or ClientLeft
+            raise sink.request_fault or ClientLeft
         return message
 
     def _too_large(self) -> GatewayError:

@@ -21,6 +21,8 @@ class Registry:
         self.workers: tuple[Worker, ...] = tuple(workers)
         self._pools: dict[str, tuple[Worker, ...]] = {}
         self._entries: dict[str, bytes] = {}
+        self.asked = False
+        """Some worker has told its models at least once."""
 
     def pool(self, model: str) -> Sequence[Worker] | None:
         """The reachable workers of a model; None where no such model is known."""
@@ -36,14 +38,10 @@ class Registry:
         """Some worker can serve."""
         return any(self._pools.values())
 
-    @property
-    def asked(self) -> bool:
-        """Some worker has told its models at least once."""
-        return bool(self._pools)
-
     def learnt(self, worker: Worker, models: Iterable[Model]) -> bool:
         """A worker has told its models. True where that changed anything."""
         models = tuple(models)
+        self.asked = True
         if worker.reachable and worker.models == models:
             return False
         worker.reachable = True

@@ -20,7 +20,7 @@ _SYNTHETIC_HEAD: Headers = [(b"content-type", b"text/event-stream; charset=utf-8
 class Answer:
     """The answer to one request, on its way to one client."""
 
-    __slots__ = ("_draining", "_format", "begun", "head_down", "record", "sink")
+    __slots__ = ("_draining", "_format", "_streams", "begun", "head_down", "record", "sink")
 
     def __init__(
         self,
@@ -33,6 +33,7 @@ class Answer:
         self.record = record
         self._format = format_
         self._draining = draining
+        self._streams = False
         self.head_down = False
         """The head has gone down: a failure is told in the stream."""
         self.begun = False
@@ -41,6 +42,7 @@ class Answer:
     def head(self, status: int, headers: Headers, length: int | None, *, stream: bool) -> None:
         """The worker's own head, to go down with the first bytes."""
         self.head_down = True
+        self._streams = stream
         self.record.status = status
         down = downstream_headers(headers, self.record.request_id, stream=stream)
         self.sink.head(status, down, length, close=self._draining())
@@ -81,7 +83,9 @@ class Answer:
             self.sink.write(body)
             self.sink.end()
             return
-        if self.record.stream:
+        if (
+            self._streams
+        ):  # not what was asked for: a worker may answer a stream's request with JSON
             event = self._format.error_event(error)
             self.sink.write(b"\n\n" + event if mid_event else event)
         self.sink.cut()

@@ -262,10 +262,16 @@ class Attempt:
         if rest:
             self._answer.sink.write(rest)
         self._answer.sink.end()
-        failed = observer.error is not None
-        self._answer.record.outcome = Outcome.WORKER_FAILED if failed else Outcome.OK
-        if failed:
-            self._answer.record.error = Fault.FAILED.value
+        record = self._answer.record
+        if observer.error is None:
+            record.outcome = Outcome.OK
+        elif observer.error is observer.refusal:
+            # A late refusal with comments before it is a refusal still.
+            record.outcome = outcome_of_status(observer.error.error_status or 500)
+        else:
+            record.outcome = Outcome.WORKER_FAILED
+        if record.outcome is Outcome.WORKER_FAILED:
+            record.error = Fault.FAILED.value
         self._account()
         self._finish(_ANSWERED)
 

@@ -52,6 +52,13 @@ class Sink(Protocol):
     gone: bool
     paused: bool
     """The client is slower than what comes."""
+    request_read_at_s: float
+    """When the request's last byte was read; 0 while that is not known."""
+    request_fault: GatewayError | None
+    """What is wrong with the request's body, found while it came in."""
+
+    def whole_body(self) -> bytes | None:
+        """The request's body, if it has been read to its end already; can be had once."""
 
     def head(self, status: int, headers: Headers, length: int | None, *, close: bool) -> None:
         """Status and headers; goes out with the first write. `length` None: not known yet.
@@ -74,6 +81,9 @@ class Connection(Protocol):
 
     def watch(self, sink: TransportSink) -> None:
         """From now on tell `sink` of pauses, and of the client's end."""
+
+    def whole_body(self, turn: object) -> bytes:
+        """The body of a request that has been read to its end."""
 
     def answer_started(self, turn: object) -> None:
         """The head of this turn's answer is on its way."""
@@ -137,6 +147,12 @@ class TransportSink:
     def start(self) -> None:
         """The request is about to be served."""
         self._connection.watch(self)
+
+    def whole_body(self) -> bytes | None:
+        """See `Sink`."""
+        if not self.request_read_at_s:
+            return None
+        return self._connection.whole_body(self._turn)
 
     def last_on_connection(self) -> None:
         """Close after this answer."""
@@ -268,6 +284,12 @@ class AsgiSink:
         self.flow: Flow | None = None
         self.on_gone: Callable[[], object] | None = None
         self.gone = False
+        self.request_read_at_s = 0.0
+        self.request_fault: GatewayError | None = None
+
+    def whole_body(self) -> bytes | None:
+        """See `Sink`. An ASGI server gives it piece by piece."""
+        return None
 
     def head(self, status: int, headers: Headers, length: int | None, *, close: bool) -> None:
         """See `Sink`."""

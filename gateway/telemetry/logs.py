@@ -109,11 +109,12 @@ def request_fields(record: Record) -> dict[str, object]:
         fields["retries"] = record.retries
     if record.queue_s:
         fields["queue_ms"] = round(record.queue_s * 1000, 1)
-    ttft_s, tpot_s, usage = record.ttft_s, record.tpot_s, record.usage
-    if ttft_s is not None:
-        fields["ttft_ms"] = round(ttft_s * 1000, 1)
-    if tpot_s is not None:
-        fields["tpot_ms"] = round(tpot_s * 1000, 2)
+    if record.times.gaps is not None:
+        fields["ttft_ms"] = round((record.times.first_at_s - record.started_at_s) * 1000, 1)
+        tpot_s = record.tpot_s
+        if tpot_s is not None:
+            fields["tpot_ms"] = round(tpot_s * 1000, 2)
+    usage = record.usage
     if usage is not None:
         fields["prompt_tokens"] = usage.prompt_tokens
         fields["completion_tokens"] = usage.completion_tokens

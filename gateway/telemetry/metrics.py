@@ -11,6 +11,7 @@ import asyncio
 import platform
 from bisect import bisect_left
 from dataclasses import dataclass
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR
@@ -254,8 +255,7 @@ class _Only:
 
 async def watch_loop_lag(lag: Histogram, interval_s: float = 0.25) -> None:
     """Measure for ever how late the event loop wakes this task."""
-    loop = asyncio.get_running_loop()
     while True:
-        due_s = loop.time() + interval_s
+        due_s = monotonic() + interval_s
         await asyncio.sleep(interval_s)
-        lag.observe(max(0.0, loop.time() - due_s))
+        lag.observe(max(0.0, monotonic() - due_s))

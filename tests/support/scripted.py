@@ -12,7 +12,7 @@ import contextlib
 import json
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
 MODELS = json.dumps(
@@ -42,6 +42,11 @@ class Exchange:
         self.request = request
         self.reader = reader
         self._writer = writer
+
+    @property
+    def port(self) -> int:
+        """The port of the worker that was asked."""
+        return int(self._writer.get_extra_info("sockname")[1])
 
     async def send(self, *parts: bytes) -> None:
         """Each part in a write of its own, with a turn of the loop between."""
@@ -84,9 +89,7 @@ class Exchange:
 
     def reset(self) -> None:
         """End the connection with RST."""
-        sock = self._writer.get_extra_info("socket")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._writer.transport.abort()
+        _reset(self._writer)
 
     def close(self) -> None:
         """End the connection with FIN."""
@@ -102,6 +105,24 @@ class Exchange:
 Script = Callable[[Exchange], Awaitable[None]]
 
 
+def _reset(writer: asyncio.StreamWriter) -> None:
+    sock = writer.get_extra_info("socket")
+    if sock.fileno() >= 0:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+
+
+def in_turn(*scripts: Script) -> Script:
+    """One script for several workers: the first request to any of them runs the first of
+    `scripts`, the next the second, and so on; the last one stays."""
+    left = list(scripts)
+
+    async def script(exchange: Exchange) -> None:
+        await (left.pop(0) if len(left) > 1 else left[0])(exchange)
+
+    return script
+
+
 @dataclass
 class ScriptedWorker:
     """A worker that serves `demo` and answers each request by `script`."""
@@ -115,10 +136,31 @@ class ScriptedWorker:
     left: int = 0
     """Connections that the gateway closed while a script was still running."""
     failures: list[BaseException] = field(default_factory=list)
+    server: asyncio.Server | None = None
+    writers: set[asyncio.StreamWriter] = field(default_factory=set)
+    on_request: Callable[[], None] | None = None
+    """Called when a request has come, before it is answered."""
+
+    @property
+    def port(self) -> int:
+        """The port it listens on."""
+        return int(self.url.rpartition(":")[2])
+
+    def stop_listening(self) -> None:
+        """Refuse new connections; those there are stay."""
+        assert self.server is not None
+        self.server.close()
+
+    def kill(self) -> None:
+        """Be gone as a killed process is: nobody listens, every connection is reset."""
+        self.stop_listening()
+        for writer in list(self.writers):
+            _reset(writer)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         self.open += 1
+        self.writers.add(writer)
         try:
             while (request := await read_request(reader)) is not None:
                 exchange = Exchange(request, reader, writer)
@@ -126,6 +168,8 @@ class ScriptedWorker:
                     await exchange.whole(200, self.models)
                     continue
                 self.seen.append(request)
+                if self.on_request is not None:
+                    self.on_request()
                 await self.script(exchange)
         except (ConnectionError, asyncio.IncompleteReadError):
             self.left += 1
@@ -136,6 +180,7 @@ class ScriptedWorker:
             raise
         finally:
             self.open -= 1
+            self.writers.discard(writer)
             writer.close()
 
 
@@ -169,6 +214,7 @@ async def scripted(
         task.add_done_callback(tasks.discard)
 
     server = await asyncio.start_server(accept, "127.0.0.1", port, limit=2**24)
+    worker.server = server
     worker.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
         yield worker
@@ -226,3 +272,40 @@ def error_event(code: int, message: str = "refused") -> bytes:
 def answer_of(*words: str) -> tuple[bytes, ...]:
     """A whole chat stream that says `words`."""
     return (ROLE, *(chat_event(word) for word in words), usage_event(5, len(words)), DONE)
+
+
+WHOLE = (
+    b'{"id":"chatcmpl-1","object":"chat.completion","created":1,"model":"demo","choices":[{'
+    b'"index":0,"message":{"role":"assistant","content":"one two"},"finish_reason":"stop"}],'
+    b'"usage":{"prompt_tokens":5,"total_tokens":8,"completion_tokens":3}}'
+)
+
+
+async def good(exchange: Exchange) -> None:
+    """Answers as it should, streamed or whole as the request asks."""
+    if b'"stream":true' in exchange.request.body.replace(b" ", b""):
+        await exchange.stream(*answer_of("one", " two", "!"))
+    else:
+        await exchange.whole(200, WHOLE)
+
+
+def good_body(*, stream: bool) -> bytes:
+    """What a client that did not ask for usage receives of `good`."""
+    if not stream:
+        return WHOLE
+    return b"".join([*answer_of("one", " two", "!")[:-2], DONE])
+
+
+@contextlib.contextmanager
+def deaf(port: int) -> Iterator[None]:
+    """A port that takes no connection and refuses none: its queue is full."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
+        listener.listen(0)
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(("127.0.0.1", port))
+        yield
