@@ -113,8 +113,9 @@ async def _drain(gateway: Gateway, client: _Server, stop: _Stop) -> None:
         pipeline.cut_all()
     connections = client.server_state.connections
     deadline_s = asyncio.get_running_loop().time() + _LAST_BYTES_S
-    while connections and asyncio.get_running_loop().time() < deadline_s:
-        await asyncio.sleep(0.02)  # uvicorn tells nobody when its last connection closes
+    while connections and asyncio.get_running_loop().time() < deadline_s:  # noqa: ASYNC110
+        # uvicorn tells nobody when its last connection closes.
+        await asyncio.sleep(0.02)
     client.force_exit = True
 
 

@@ -16,9 +16,9 @@ from gateway.api.body import read_facts
 from gateway.api.connection import EXTENSION
 from gateway.errors import GatewayError, Kind
 from gateway.relay.answer import Answer
+from gateway.relay.asgi_sink import AsgiSink
 from gateway.relay.headers import find, upstream_headers
 from gateway.relay.request import Request
-from gateway.relay.sinks import AsgiSink
 from gateway.telemetry.record import Record
 from gateway.terms import Outcome
 

@@ -100,7 +100,7 @@ def request_fields(record: Record) -> dict[str, object]:
         "model": record.model or "-",
         "worker": record.worker or "-",
         "status": record.status,
-        "outcome": record.outcome.value,
+        "outcome": record.outcome,
         "duration_ms": round(record.duration_s * 1000, 1),
     }
     if record.error:

@@ -131,7 +131,7 @@ class Metrics:
     def observe(self, record: Record) -> None:
         """Take in one finished request."""
         model = record.model
-        key = (record.endpoint, model, record.worker, record.outcome.value)
+        key = (record.endpoint, model, record.worker, record.outcome)
         self._requests[key] = self._requests.get(key, 0) + 1
         if record.retries:
             retry = (model, record.endpoint)
