@@ -74,7 +74,6 @@ class Relayed:
         # Taken out, so that scope and sink do not hold each other when all is over.
         sink = scope.get("extensions", {}).pop(EXTENSION, None)
         if sink is not None:
-            sink.start()
             await self._serve(surface, scope, receive, sink, record)
             return
         reader = _Replay(receive)
@@ -101,6 +100,7 @@ class Relayed:
                 body = await self._read_body(receive, sink)
             if len(body) > self._max_body_bytes:
                 raise self._too_large()
+            sink.start()
             reserved = self._admission.reserve(len(body))
             record.started_at_s = sink.request_read_at_s or monotonic()
             facts = read_facts(body, allow_scheduling=self._allow_scheduling)

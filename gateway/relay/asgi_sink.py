@@ -57,6 +57,9 @@ class AsgiSink:
         """See `Sink`. An ASGI server gives it piece by piece."""
         return None
 
+    def start(self) -> None:
+        """See `Sink`. `run` listens from the start."""
+
     def head(self, status: int, headers: Headers, length: int | None, *, close: bool) -> None:
         """See `Sink`."""
         headers = list(headers)

@@ -53,6 +53,9 @@ class Sink(Protocol):
     def whole_body(self) -> bytes | None:
         """The request's body, if it has been read to its end already; can be had once."""
 
+    def start(self) -> None:
+        """The request has been read: from now on the client's end is told to `on_gone`."""
+
     def head(self, status: int, headers: Headers, length: int | None, *, close: bool) -> None:
         """Status and headers; goes out with the first write. `length` None: not known yet.
         `close`: this is the connection's last answer."""
@@ -138,7 +141,7 @@ class TransportSink:
         """What is wrong with the request's body, found while it came in."""
 
     def start(self) -> None:
-        """The request is about to be served."""
+        """See `Sink`."""
         self._connection.watch(self)
 
     def whole_body(self) -> bytes | None:

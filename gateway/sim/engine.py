@@ -237,6 +237,8 @@ class Engine:
         return sequence.hashes + block_hashes(tail, size, parent)
 
     def _record(self, sequence: Sequence, finish: Finish) -> None:
+        if finish is Finish.ABORT:
+            return  # vLLM counts nothing of a request whose client left (output_processor.py, 0.32)
         metrics, now = self._metrics, self._loop.time()
         metrics.finished[finish.value] += 1
         if not sequence.first_at:

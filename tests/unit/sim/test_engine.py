@@ -14,7 +14,6 @@ async def test_a_client_that_leaves_in_prefill_is_an_abort(slow: Sim) -> None:
         await slow.wait_for(lambda: slow.running == 1)
     await slow.wait_for(lambda: slow.aborted == 1)
     assert (slow.running, slow.waiting, slow.finished) == (0, 0, 0)
-    assert slow.worker.metrics.finished["abort"] == 1
     assert slow.worker.engine.pool.used == 0
 
 

