@@ -63,7 +63,8 @@ TABLE: dict[Kind, Rule] = {
     Kind.INVALID_API_KEY: Rule(401, "authentication_error", Outcome.UNAUTHORIZED, close=True),
     Kind.NOT_FOUND: Rule(404, _REQUEST, Outcome.INVALID),
     Kind.MODEL_NOT_FOUND: Rule(404, _REQUEST, Outcome.INVALID),
-    Kind.METHOD_NOT_ALLOWED: Rule(405, _REQUEST, Outcome.INVALID),
+    # HEAD too: its client takes no body, and would read ours as the next answer.
+    Kind.METHOD_NOT_ALLOWED: Rule(405, _REQUEST, Outcome.INVALID, close=True),
     Kind.REQUEST_TIMEOUT: Rule(408, _REQUEST, Outcome.INVALID, close=True),
     Kind.BODY_TOO_LARGE: Rule(413, _REQUEST, Outcome.INVALID, close=True),
     Kind.HEAD_TOO_LARGE: Rule(431, _REQUEST, Outcome.INVALID, close=True),

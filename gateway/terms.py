@@ -36,6 +36,17 @@ class Usage:
     cached_tokens: int = 0
     exact: bool = True
 
+    def after(self, earlier: Usage | None) -> Usage:
+        """Together with what the same answer told earlier (Messages: input first, output last)."""
+        if earlier is None:
+            return self
+        return Usage(
+            self.prompt_tokens or earlier.prompt_tokens,
+            self.completion_tokens or earlier.completion_tokens,
+            self.cached_tokens or earlier.cached_tokens,
+            self.exact,
+        )
+
 
 @dataclass(eq=False, slots=True)
 class Worker:

@@ -7,6 +7,7 @@ client may take over it. Errors have OpenAI's shape.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
@@ -24,6 +25,9 @@ EXTENSION = "vllm_gateway.sink"
 """Key in `scope["extensions"]` under which a request finds its `TransportSink`."""
 
 _LINGER_S = 2.0
+# Requests that may wait on one connection behind the one that is served.
+_MOST_PIPELINED = 8
+_UPGRADE = re.compile(rb"\r\nupgrade:(?![ \t]*websocket)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,8 @@ class ClientConnection(HttpToolsProtocol):
         """Feed the parser; mind the head's size and pace."""
         if self._deaf or self.transport.is_closing():
             return
+        if self._incoming is None or self._incoming.request_read_at_s:
+            data = _without_upgrade(data)
         within_head = self._reading_head
         self._head_may_be_large = within_head or len(data) > self.limits.max_head_bytes
         super().data_received(data)
@@ -74,9 +80,17 @@ class ClientConnection(HttpToolsProtocol):
             elif self._head_timer is None:
                 timeout_s = self.limits.head_timeout_s
                 self._head_timer = self.loop.call_later(timeout_s, self._check_head)
-        elif self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+        elif self._under_way():
+            if self._head_timer is not None:
+                self._head_timer.cancel()
+                self._head_timer = None
+        elif self._head_timer is None:  # blank lines: no request has begun
+            self._await_head()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client that says nothing is not waited for for ever."""
+        super().connection_made(cast("asyncio.Transport", transport))
+        self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the request that its client has gone."""
@@ -137,6 +151,7 @@ class ClientConnection(HttpToolsProtocol):
         )
         cast("dict[str, Any]", cycle.scope)["extensions"] = {EXTENSION: sink}
         self._incoming = sink
+        self._read_on()  # uvicorn has stopped if another request is being served
 
     def on_message_complete(self) -> None:
         """A request's last byte: its clock starts."""
@@ -198,8 +213,7 @@ class ClientConnection(HttpToolsProtocol):
         """`sink`'s request has begun to be served: it is told of pauses and of the client's end.
         Also reads on where uvicorn stopped, so that the end is seen."""
         self._sink = sink
-        if not self.pipeline:  # else uvicorn holds back what comes after the next request
-            self.flow.resume_reading()
+        self._read_on()
         if self.flow.write_paused:
             sink.pause()
 
@@ -207,15 +221,26 @@ class ClientConnection(HttpToolsProtocol):
         cycle = cast("RequestResponseCycle | None", self.cycle)  # uvicorn begins with None
         return cycle is not None and not cycle.response_complete
 
+    def _read_on(self) -> None:
+        """Read, so that the client's end is seen, unless many requests wait behind this one."""
+        if len(self.pipeline) < _MOST_PIPELINED:
+            self.flow.resume_reading()
+
     # --- heads that are too large or too slow ---
 
     def _too_large(self) -> bool:
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers or ())
         return size > self.limits.max_head_bytes
 
+    def _await_head(self) -> None:
+        self._head_byte_s = monotonic()
+        self._head_timer = self.loop.call_later(self.limits.head_timeout_s, self._check_head)
+
     def _check_head(self) -> None:
         self._head_timer = None
         if not self._reading_head:
+            if not self._under_way():
+                self.transport.close()  # nothing was asked, so nothing is said
             return
         left_s = self._head_byte_s + self.limits.head_timeout_s - monotonic()
         if left_s > 0:
@@ -258,6 +283,18 @@ class ClientConnection(HttpToolsProtocol):
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self._linger_timer = self.loop.call_later(_LINGER_S, self.transport.abort)
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """The bytes of a head, its wish for another protocol made harmless.
+
+    A server may ignore `Upgrade` (RFC 9110, 7.8), but llhttp takes a request that has it for the
+    last of its kind, and Java's HTTP client sends `Upgrade: h2c` with its first.
+    """
+    if b"pgrade:" not in data and b"PGRADE:" not in data:
+        return data
+    head, end, body = data.partition(b"\r\n\r\n")
+    return _UPGRADE.sub(b"\r\nx-upgrade:", head) + end + body
 
 
 def connection_class(

@@ -83,18 +83,25 @@ class Relayed:
     async def _serve(
         self, surface: Surface, scope: Scope, receive: Receive, sink: Sink, record: Record
     ) -> None:
+        """One request, from its head to its one record."""
         answer = Answer(sink, record, surface.format, self._is_draining)
+        try:
+            await self._answer(surface, scope, receive, answer)
+            if sink.flushing and not await sink.flushed():
+                record.outcome = Outcome.CLIENT_CLOSED
+        finally:
+            record.ended_at_s = monotonic()
+            self._finish(record)
+
+    async def _answer(
+        self, surface: Surface, scope: Scope, receive: Receive, answer: Answer
+    ) -> None:
+        """Read, check, relay. Whatever goes wrong is told to the client."""
+        sink, record = answer.sink, answer.record
         reserved = 0
         try:
-            if scope["method"] != surface.method:
-                raise GatewayError(
-                    Kind.METHOD_NOT_ALLOWED,
-                    f"Send this request as {surface.method}.",
-                    allow=surface.method,
-                )
             headers = scope["headers"]
-            self._keys.check(headers)
-            self._check_head(headers)
+            self._check_head(surface, scope["method"], headers)
             body = sink.whole_body()
             if body is None:
                 body = await self._read_body(receive, sink)
@@ -129,11 +136,16 @@ class Relayed:
             raise
         finally:
             self._admission.release(reserved)
-            record.ended_at_s = monotonic()
-            self._finish(record)
 
-    def _check_head(self, headers: Headers) -> None:
+    def _check_head(self, surface: Surface, method: str, headers: Headers) -> None:
         """What a head alone can be refused for. GatewayError."""
+        if method != surface.method:
+            raise GatewayError(
+                Kind.METHOD_NOT_ALLOWED,
+                f"Send this request as {surface.method}.",
+                allow=surface.method,
+            )
+        self._keys.check(headers)
         encoding = find(headers, b"content-encoding")
         if encoding and encoding != b"identity":
             raise GatewayError(Kind.UNSUPPORTED_ENCODING, "Send the body without Content-Encoding.")

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gateway.relay.formats import StreamFormat
+    from gateway.relay.observer import StreamObserver
     from gateway.relay.sinks import Headers, Sink
     from gateway.telemetry.record import Record
 
@@ -20,7 +21,16 @@ _SYNTHETIC_HEAD: Headers = [(b"content-type", b"text/event-stream; charset=utf-8
 class Answer:
     """The answer to one request, on its way to one client."""
 
-    __slots__ = ("_draining", "_format", "_streams", "begun", "head_down", "record", "sink")
+    __slots__ = (
+        "_draining",
+        "_format",
+        "_streams",
+        "begun",
+        "head_down",
+        "observer",
+        "record",
+        "sink",
+    )
 
     def __init__(
         self,
@@ -34,6 +44,8 @@ class Answer:
         self._format = format_
         self._draining = draining
         self._streams = False
+        self.observer: StreamObserver | None = None
+        """Reads the stream that goes down, if it is one."""
         self.head_down = False
         """The head has gone down: a failure is told in the stream."""
         self.begun = False
@@ -51,7 +63,7 @@ class Answer:
         """A worker's whole answer, kept until now."""
         if self.head_down:
             # Comments have gone down as a 200 stream: the refusal can only be told within it.
-            self.sink.write(b"data: " + body.replace(b"\n", b" ") + b"\n\n")
+            self.sink.write(self._format.refusal_event(body.replace(b"\n", b" ")))
             self.sink.cut()
             return
         self.head(status, headers, len(body), stream=False)
@@ -60,21 +72,18 @@ class Answer:
             self.sink.write(body)
         self.sink.end()
 
-    def keep_alive(self, held: bytes) -> None:
-        """The first event takes long: head, preamble and a comment, so that nothing between here
-        and the client takes the connection for dead."""
+    def keep_alive(self, released: bytes) -> None:
+        """The first event takes long: the head, what the observer has released, and a comment go
+        down, so that nothing between here and the client takes the connection for dead."""
         if not self.head_down:
             self.head(200, _SYNTHETIC_HEAD, None, stream=True)
-        self.sink.write(held + b": keep-alive\n\n")
+        self.sink.write(released + b": keep-alive\n\n")
 
-    def fail(self, error: GatewayError, *, mid_event: bool = False) -> None:
-        """Tell the client of a failure: as a status, or in the stream, which then just closes.
-
-        `mid_event`: half an event has gone down, and must be ended first.
-        """
+    def fail(self, error: GatewayError) -> None:
+        """Tell the client of a failure: as a status, or in the stream, which then just closes."""
         self.record.error = error.kind.value
         if not self.head_down:
-            body = error.body()
+            body = self._format.error_body(error)
             self.head_down = True
             self.record.status = error.rule.status
             headers = [*error.headers(), (b"x-request-id", self.record.request_id.encode())]
@@ -83,11 +92,13 @@ class Answer:
             self.sink.write(body)
             self.sink.end()
             return
-        if (
-            self._streams
-        ):  # not what was asked for: a worker may answer a stream's request with JSON
-            event = self._format.error_event(error)
-            self.sink.write(b"\n\n" + event if mid_event else event)
+        # Not what was asked for counts: a worker may answer a stream's request with JSON.
+        if self._streams:
+            observer = self.observer
+            opening, last = (observer.opening, observer.last) if observer else (b"", b"")
+            # Half an event that has gone down must be ended before another can begin.
+            ending = b"\n\n" if observer and observer.mid_event else b""
+            self.sink.write(ending + self._format.error_event(error, opening, last))
         self.sink.cut()
 
 

@@ -46,6 +46,7 @@ class AsgiSink:
         self._wake = asyncio.Event()
         self._over = False
         self._cut = False
+        self._flush: asyncio.Future[bool] | None = None
         self.paused = False
         self.flow: Flow | None = None
         self.on_gone: Callable[[], object] | None = None
@@ -84,6 +85,16 @@ class AsgiSink:
         self._over = True
         self._queue.append({"type": "http.response.body", "body": b"", "more_body": False})
         self._wake.set()
+        self._flush = asyncio.get_running_loop().create_future()
+
+    @property
+    def flushing(self) -> bool:
+        """See `Sink`."""
+        return self._flush is not None
+
+    async def flushed(self) -> bool:
+        """See `Sink`."""
+        return self._flush is None or await self._flush
 
     def cut(self) -> None:
         """See `Sink`."""
@@ -124,14 +135,21 @@ class AsgiSink:
                 self.paused = False
                 if self.flow is not None:
                     self.flow.on_resume()
+        if self._over:
+            self._settle(flushed=True)
 
     async def _listen(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        if not self._over:
+        if not self._over or self._queue:
             self._leave()
 
+    def _settle(self, *, flushed: bool) -> None:
+        if self._flush is not None and not self._flush.done():
+            self._flush.set_result(flushed)
+
     def _leave(self) -> None:
+        self._settle(flushed=False)
         self._queue.clear()
         self._queued_bytes = 0
         if not self.gone:

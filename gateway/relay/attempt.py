@@ -127,7 +127,8 @@ class Attempt:
         self._timer.cancel()
         self._answer.sink.flow = None
         self.on_body = _ignore  # breaks the cycle of references
-        if not self.done.done():
+        if self.done.cancelled() or not self.done.done():
+            self._account()  # what had gone down until the client left is counted
             self.done.cancel()
             self._connection.close()
 
@@ -147,6 +148,7 @@ class Attempt:
                 hide_usage=self._request.hide_usage,
                 max_event_bytes=self._max_event_bytes,
             )
+            self._answer.observer = self._observer
             self.on_body = self._first_events
         elif not self._answer.head_down:
             self.on_body = self._whole_body
@@ -172,8 +174,7 @@ class Attempt:
         rule = faults.TABLE[fault]
         record = self._answer.record
         error = GatewayError(rule.error, f"The worker {rule.why}; this answer is not whole.")
-        mid_event = self._observer is not None and self._observer.mid_event
-        self._answer.fail(error, mid_event=mid_event)
+        self._answer.fail(error)
         record.outcome = rule.outcome
         record.error = fault.value
         self._account()
@@ -356,6 +357,8 @@ class Attempt:
         self._timer.cancel()
         self._answer.sink.flow = None
         self.on_body = _ignore
+        if self._paused:
+            self._connection.resume()  # the connection may be kept, and must be able to read
         if not self.done.done():
             self.done.set_result(result)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway.relay.events import EventSplitter
+from gateway.relay.events import EventSplitter, event_data
 
 if TYPE_CHECKING:
     from gateway.relay.formats import Reading, StreamFormat
@@ -43,6 +43,8 @@ class StreamObserver:
         "ended",
         "error",
         "fresh",
+        "last",
+        "opening",
         "refusal",
         "token_events",
         "usage",
@@ -67,6 +69,10 @@ class StreamObserver:
         self.refusal: Reading | None = None
         """The error event that was the first answer: a late refusal."""
         self.usage: Usage | None = None
+        self.opening = b""
+        """The first event."""
+        self.last = b""
+        """What was read last."""
         self.fresh = 0
         """Token events in the last feed."""
         self.token_events = 0
@@ -74,6 +80,7 @@ class StreamObserver:
 
     def feed(self, data: bytes) -> bytes:
         """Read what came; give back what is to go down now. EventTooLarge as its name says."""
+        self.last = data
         if (
             self._fast
             and data[-2:] == b"\n\n"
@@ -94,10 +101,17 @@ class StreamObserver:
         return self.answered and not self._hide_usage and self._splitter.pending > 0
 
     def release(self) -> bytes:
-        """What is held back, to go down although the first answer is not there yet."""
-        held = b"".join(self._held)
-        self._held.clear()
-        return held
+        """Comments that are held back, to go down although the first answer is not there yet.
+
+        Announcements (`response.created`, `message_start`) stay: another worker may have to begin
+        anew, and its own would contradict them.
+        """
+        comments = 0
+        while comments < len(self._held) and event_data(self._held[comments]) is None:
+            comments += 1
+        released = b"".join(self._held[:comments])
+        del self._held[:comments]
+        return released
 
     def finish(self) -> bytes:
         """The stream is over. Gives back a terminal event that lacks its blank line, if that is
@@ -109,7 +123,8 @@ class StreamObserver:
         if not reading.end:
             return b""
         self.answered = self.ended = True
-        self.usage = reading.usage or self.usage
+        if reading.usage is not None:
+            self.usage = reading.usage.after(self.usage)
         return rest if self._hide_usage else b""
 
     def _feed_slowly(self, data: bytes) -> bytes:
@@ -152,19 +167,21 @@ class StreamObserver:
             self._count_token()
             return True
         reading = self._format.read(event)
+        if not self.opening:
+            self.opening = event
+        if reading.usage is not None:
+            self.usage = reading.usage.after(self.usage)
+            self._hid_last = self._hide_usage and reading.only_usage
         if reading.preamble:
             return True
         if reading.error is not None:
             self.error = reading
-            if not self.answered:
+            if not self.answered and reading.error:
                 self.refusal = reading
         self.answered = True
         if reading.token:
             self._count_token()
             self._marked(event)
-        if reading.usage is not None:
-            self.usage = reading.usage
-            self._hid_last = self._hide_usage and reading.only_usage
         if reading.end:
             self.ended = True
         return not self._hid_last

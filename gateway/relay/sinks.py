@@ -66,6 +66,13 @@ class Sink(Protocol):
     def end(self) -> None:
         """The answer is whole."""
 
+    @property
+    def flushing(self) -> bool:
+        """The answer has ended, but its client has not taken it all."""
+
+    async def flushed(self) -> bool:
+        """Wait until the client has taken the whole answer; false where it never did."""
+
     def cut(self) -> None:
         """Close after what has been written, without a clean end: the answer is not whole."""
 
@@ -94,6 +101,7 @@ class TransportSink:
     __slots__ = (
         "_chunked",
         "_connection",
+        "_flush",
         "_head",
         "_http11",
         "_keep_alive",
@@ -131,6 +139,7 @@ class TransportSink:
         self._over = False
         self._stall: asyncio.TimerHandle | None = None
         self._stall_bytes = 0
+        self._flush: asyncio.Future[bool] | None = None
         self.flow: Flow | None = None
         self.on_gone: Callable[[], object] | None = None
         self.gone = False
@@ -184,9 +193,24 @@ class TransportSink:
         self._head = b""
         if last:
             self._transport.write(last)
-        if self._transport.get_write_buffer_size() and self._stall is None:
-            self._watch_stall()
-        self._connection.answer_finished(self._turn, keep_alive=self._keep_alive)
+        self.flow = None
+        if self._transport.get_write_buffer_size() and not self._transport.is_closing():
+            # From here on any byte that is left counts as a pause, whose end is the answer's.
+            self._flush = asyncio.get_running_loop().create_future()
+            self._transport.set_write_buffer_limits(0)
+            if self._stall is None:
+                self._watch_stall()
+        else:
+            self._connection.answer_finished(self._turn, keep_alive=self._keep_alive)
+
+    @property
+    def flushing(self) -> bool:
+        """See `Sink`."""
+        return self._flush is not None
+
+    async def flushed(self) -> bool:
+        """See `Sink`."""
+        return self._flush is None or await self._flush
 
     def cut(self) -> None:
         """See `Sink`."""
@@ -214,15 +238,24 @@ class TransportSink:
         self._forget_stall()
         if self.flow is not None:
             self.flow.on_resume()
+        if self._flush is not None:
+            self._transport.set_write_buffer_limits()
+            self._connection.answer_finished(self._turn, keep_alive=self._keep_alive)
+            self._settle(flushed=True)
 
     def lost(self) -> None:
         """The connection is closed."""
         self._forget_stall()
+        self._settle(flushed=False)
         if self._over or self.gone:
             return
         self.gone = True
         if self.on_gone is not None:
             self.on_gone()
+
+    def _settle(self, *, flushed: bool) -> None:
+        if self._flush is not None and not self._flush.done():
+            self._flush.set_result(flushed)
 
     # --- a client that reads nothing must not hold its worker, or our memory, for ever ---
 

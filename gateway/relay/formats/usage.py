@@ -1,0 +1,77 @@
+"""Usage and error codes, as all surfaces write them. Pure."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+
+from gateway.terms import Usage
+
+
+class _Details(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
+class WireUsage(msgspec.Struct):
+    """A `usage` object: OpenAI's first names, or those of Responses and Messages."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: _Details | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    input_tokens_details: _Details | None = None
+    cache_read_input_tokens: int | None = None
+
+    def to_usage(self) -> Usage:
+        """In the gateway's words; what is missing is zero."""
+        details = self.prompt_tokens_details or self.input_tokens_details
+        cached = details.cached_tokens if details else self.cache_read_input_tokens
+        return Usage(
+            prompt_tokens=self.prompt_tokens or self.input_tokens or 0,
+            completion_tokens=self.completion_tokens or self.output_tokens or 0,
+            cached_tokens=cached or 0,
+        )
+
+
+class _Whole(msgspec.Struct):
+    usage: WireUsage | None = None
+
+
+class _ErrorCode(msgspec.Struct):
+    code: Any = None
+
+
+_decode_whole = msgspec.json.Decoder(_Whole).decode
+_decode_code = msgspec.json.Decoder(_ErrorCode).decode
+
+
+def usage_of(body: bytes) -> Usage | None:
+    """Usage in a whole JSON answer, or in the last bytes of a large one."""
+    try:
+        usage = _decode_whole(body).usage
+    except (msgspec.DecodeError, RecursionError):
+        usage = _usage_in_tail(body)
+    return usage.to_usage() if usage else None
+
+
+def error_status(error: bytes) -> int:
+    """The HTTP status that a worker's error object names (vLLM: `code`, an int), or 0."""
+    try:
+        code = _decode_code(error).code
+    except (msgspec.DecodeError, RecursionError):
+        return 0
+    return code if isinstance(code, int) and 400 <= code <= 599 else 0
+
+
+def _usage_in_tail(tail: bytes) -> WireUsage | None:
+    at = tail.rfind(b'"usage":')
+    if at < 0:
+        return None
+    try:
+        found, _ = json.JSONDecoder().raw_decode(tail[at + 8 :].decode("utf-8", "replace").lstrip())
+        return msgspec.convert(found, WireUsage)
+    except (ValueError, RecursionError):
+        return None
