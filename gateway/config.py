@@ -31,6 +31,8 @@ from pydantic import (
     model_validator,
 )
 
+from gateway.units import duration_s, size_bytes, size_text
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -38,39 +40,8 @@ if TYPE_CHECKING:
 
 ENV_PREFIX = "VLLM_GATEWAY_"
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)?", re.ASCII)
-_DURATION_S = {"ms": 0.001, "s": 1.0, None: 1.0, "m": 60.0, "h": 3600.0}
-_SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB|KB|MB|GB)?", re.ASCII)
-_SIZE_BYTES = {
-    None: 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30,
-    "KB": 10**3, "MB": 10**6, "GB": 10**9,
-}  # fmt: skip
 # What Kubernetes sets for a Service called `vllm-gateway`: not meant for us.
 _SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT)(_.*)?$|_PORT_\d+_(TCP|UDP|SCTP)(_.*)?$")
-
-
-def duration_s(value: object) -> float:
-    """Seconds from `300ms`, `5s`, `10m`, `1h` or a number. ValueError for anything else."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        seconds = float(value)
-    else:
-        found = _DURATION.fullmatch(str(value).strip())
-        if found is None:
-            raise ValueError("a duration such as 300ms, 5s, 10m or 1h")
-        seconds = float(found[1]) * _DURATION_S[found[2]]
-    if not 0 <= seconds < 10**9:
-        raise ValueError("a duration that is not negative, such as 5s")
-    return seconds
-
-
-def size_bytes(value: object) -> int:
-    """Bytes from `64KiB`, `1GiB` or a number. ValueError for anything else."""
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    found = _SIZE.fullmatch(str(value).strip())
-    if found is None:
-        raise ValueError("a size such as 65536, 64KiB, 64MiB or 1GiB")
-    return int(found[1]) * _SIZE_BYTES[found[2]]
 
 
 def _worker_url(value: str) -> str:
@@ -274,9 +245,7 @@ class Setting:
         if "duration_s" in kind:
             return f"{value:g}s"
         if "size_bytes" in kind:
-            for unit in ("GiB", "MiB", "KiB"):
-                if value % _SIZE_BYTES[unit] == 0:
-                    return f"{value // _SIZE_BYTES[unit]}{unit}"
+            return size_text(value)
         return str(value).lower() if isinstance(value, bool) else str(value)
 
 

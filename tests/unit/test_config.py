@@ -15,10 +15,9 @@ from gateway.config import (
     Settings,
     all_settings,
     dump,
-    duration_s,
     load,
-    size_bytes,
 )
+from gateway.units import duration_s, size_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
