@@ -43,12 +43,23 @@ class Bench:
         self._runner = asyncio.Runner()
         self._open = contextlib.AsyncExitStack()
         self._writes: Sequence[bytes] = ()
-        self._runner.run(self._start(sink, max_event_bytes))
+        try:
+            self._runner.run(self._start(sink, max_event_bytes))
+        except BaseException:
+            self._runner.close()
+            raise
 
     async def _start(self, sink: SinkName, max_event_bytes: str) -> None:
         self.worker: ScriptedWorker = await self._open.enter_async_context(scripted(self._answer))
         self.gateway: RunningGateway = await self._open.enter_async_context(
-            run_gateway(self.worker.url, sink=sink, limits__max_event_bytes=max_event_bytes)
+            run_gateway(
+                self.worker.url,
+                sink=sink,
+                limits__max_event_bytes=max_event_bytes,
+                # The worker's connections are counted: none by the clock.
+                discovery_interval="1h",
+                timeouts__worker_keep_alive="1h",
+            )
         )
         self._reader, self._writer = await asyncio.open_connection(
             "127.0.0.1", self.gateway.port, limit=2**24
@@ -62,8 +73,8 @@ class Bench:
             await self._writer.wait_closed()
             await self._open.aclose()
 
-        self._runner.run(close())
-        self._runner.close()
+        with self._runner:
+            self._runner.run(close())
 
     async def _answer(self, x: Exchange) -> None:
         await x.send(*self._writes)
@@ -110,9 +121,8 @@ async def read_chunks(reader: asyncio.StreamReader) -> bytes:
 @pytest.fixture(scope="module", params=get_args(SinkName))
 def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
     """One for all examples on one sink."""
-    running = Bench(request.param)
-    yield running
-    running.close()
+    with contextlib.closing(Bench(request.param)) as running:
+        yield running
 
 
 def in_chunks(parts: Sequence[bytes]) -> bytes:
@@ -190,11 +200,11 @@ def test_a_stream_larger_than_any_buffer(bench: Bench, usage: bool) -> None:
 @pytest.mark.parametrize("sink", get_args(SinkName))
 def test_an_event_larger_than_may_be_held_passes_where_nothing_is_hidden(sink: SinkName) -> None:
     """And the events after it are read as ever: the stream ends as it should."""
-    running = Bench(sink, max_event_bytes="1KiB")
     events = (ROLE, chat_event("x" * 300_000), chat_event("b"), usage_event(), DONE)
     whole = b"".join(events)
-    assert running.relay([HEAD, *cut(in_chunks(events), [70_000, 300_300])], usage=True) == whole
-    running.close()
+    sent = [HEAD, *cut(in_chunks(events), [70_000, 300_300])]
+    with contextlib.closing(Bench(sink, max_event_bytes="1KiB")) as running:
+        assert running.relay(sent, usage=True) == whole
 
 
 async def relay_cut(sink: SinkName, *sent: bytes, usage: bool) -> bytes:

@@ -199,6 +199,14 @@ def test_several_token_events_in_one_read_are_all_fresh_once_bytes_tell() -> Non
     assert (watching.fresh, watching.token_events, watching.usage) == (2, 4, USAGE)
 
 
+def test_events_with_other_line_ends_in_one_read_are_all_counted() -> None:
+    """The short cut knows LF only."""
+    watching = observer(hide=True)
+    feed(watching, [ROLE, chat_event("a")])
+    watching.feed(chat_event("b").replace(b"\n", b"\r\n") + chat_event("c"))
+    assert watching.token_events == 3
+
+
 @pytest.mark.parametrize("hide", [True, False])
 def test_a_crlf_that_is_cut_goes_with_its_event(hide: bool) -> None:
     """Wherever the usage event is cut, both halves of its last line end go, or both stay."""
