@@ -24,7 +24,7 @@ def settings_table() -> Iterator[str]:
     for setting in all_settings():
         flag = f"`{setting.flag}`" if setting.flag else "none: a secret"
         default = f"`{setting.default_text}`" if setting.default_text else ""
-        yield f"| `{setting.name}` | {flag} | {default} | {setting.info.description} |"
+        yield f"| `{setting.name}` | {flag} | {default} | {setting.description} |"
 
 
 def metrics_table() -> Iterator[str]:

@@ -15,8 +15,9 @@ from gateway.access.admission import Admission
 from gateway.access.keys import ClientKeys
 from gateway.api.connection import EXTENSION
 from gateway.api.pages import client_pages
+from gateway.api.reading import RequestReader
 from gateway.api.relayed import Receive, Relayed, Scope, Send, request_id
-from gateway.api.surfaces import SURFACES
+from gateway.api.surfaces import SURFACES, find_surface
 from gateway.pool.discovery import learn_models, resolve_names
 from gateway.pool.registry import Registry
 from gateway.relay.attempt import Waits
@@ -77,22 +78,26 @@ class Gateway:
         self.metrics = Metrics()
         self.request_log = RequestLog(settings.log.format) if settings.log.requests else None
         keys = ClientKeys(key.get_secret_value() for key in settings.api_keys)
-        self._relayed = Relayed(
+        reader = RequestReader(
             keys=keys,
             admission=self.admission,
             registry=self.registry,
+            max_body_bytes=limits.max_body_bytes,
+            upload_memory_bytes=limits.max_upload_memory_bytes,
+            body_timeout_s=timeouts.client_body,
+            allow_scheduling=settings.allow_client_scheduling,
+        )
+        self._relayed = Relayed(
+            reader=reader,
             pipeline=self.pipeline,
             finish=self._finish,
-            max_body_bytes=limits.max_body_bytes,
-            body_timeout_s=timeouts.client_body,
             write_stall_s=timeouts.write_stall,
-            allow_scheduling=settings.allow_client_scheduling,
         )
         self._pages = client_pages(
             registry=self.registry,
             keys=keys,
             draining=lambda: self.pipeline.draining,
-            served=[f"{row.method} {row.path.decode()}" for row in SURFACES.values()],
+            served=[f"{row.method} {row.path.decode()}" for row in SURFACES],
         )
         self._keys_required = keys.required
         self.client_connections: Collection[object] = ()
@@ -104,9 +109,9 @@ class Gateway:
         if scope["type"] == "http":
             path = scope.get("raw_path") or scope["path"].encode()
             root = scope.get("root_path", "").encode()
-            surface = SURFACES.get(path.removeprefix(root) if root else path)
-            if surface is not None:
-                await self._relayed(surface, scope, receive, send)
+            found = find_surface(path.removeprefix(root) if root else path)
+            if found is not None:
+                await self._relayed(*found, scope, receive, send)
             else:
                 await self._page(scope, receive, send)
         elif scope["type"] == "lifespan":

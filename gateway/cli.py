@@ -88,7 +88,7 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
 
 
 def _help(setting: Setting) -> str:
-    text = (setting.info.description or "").replace("%", "%%")
+    text = setting.description.replace("%", "%%")
     default = setting.default_text
     return f"{text} (default: {default})" if default else text
 

@@ -115,8 +115,8 @@ class Timeouts(_Section):
     idle: Timeout = 300.0
     """Silence of a worker between two events or body bytes."""
     head_hold: Timeout = 10.0
-    """How long a stream's head waits for the first event; then `: keep-alive` comments go down, \
-one per this time."""
+    """How long a stream's head waits for the first event; then `: keep-alive` comments go down,
+    one per this time."""
     write_stall: Timeout = 60.0
     """How long a client may read nothing before its connection is reset."""
     client_head: Timeout = 30.0
@@ -140,10 +140,14 @@ class Limits(_Section):
 
     max_head_bytes: Size = 64 * 2**10
     """A client's request line and headers; more is answered 431."""
-    max_worker_head_bytes: Size = 64 * 2**10
-    """A worker's status line and headers; more is a worker failure (502)."""
+    max_worker_head_bytes: Size = 2**20
+    """A worker's status line and headers; more is a worker failure (502). vLLM describes embeddings
+    that are sent as bytes in one header, 112 KB for a thousand."""
     max_body_bytes: Size = 64 * 2**20
     """A request's body; more is answered 413."""
+    max_upload_memory_bytes: Size = 2**20
+    """What is kept in memory of a form (audio, images) whose model is not known yet; more goes to
+    disk (TMPDIR)."""
     max_inflight_bytes: Size = 2**30
     """All request bodies in memory together; more is answered 503."""
     max_event_bytes: Size = 8 * 2**20
@@ -206,8 +210,8 @@ class Settings(_Section):
 
 
 class ConfigError(Exception):
-    """A wrong setting. The message has a line for each: its path, value, source, and what was \
-expected."""
+    """A wrong setting. The message has a line for each: its path, value, source, and what was
+    expected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +225,11 @@ class Setting:
     def name(self) -> str:
         """`timeouts.connect`"""
         return ".".join(self.path)
+
+    @property
+    def description(self) -> str:
+        """What it is, in a sentence."""
+        return " ".join((self.info.description or "").split())
 
     @property
     def env(self) -> str:

@@ -23,25 +23,39 @@ class ClientKeys:
         """Some key is configured."""
         return bool(self._digests)
 
-    def check(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """GatewayError (INVALID_API_KEY) unless the request brings a known key.
+    def check(self, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+        """The SHA-256 of the key that the request brings; nothing where none is needed.
 
+        GatewayError (INVALID_API_KEY) unless it is known. OpenAI's SDKs send
+        `Authorization: Bearer`, Anthropic's `x-api-key`.
         All digests are compared, each in constant time: the time taken tells nothing.
         """
         if not self._digests:
-            return
-        value = next((value for name, value in headers if name == b"authorization"), b"")
-        scheme, _, key = value.partition(b" ")
-        if scheme.lower() != b"bearer" or not key.strip():
+            return b""
+        key = _key_of(headers)
+        if not key:
             raise GatewayError(
                 Kind.INVALID_API_KEY,
                 "This gateway needs an API key: send it as `Authorization: Bearer KEY` "
                 "(`api_key=` in OpenAI's SDK).",
             )
-        digest = hashlib.sha256(key.strip()).digest()
+        digest = hashlib.sha256(key).digest()
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
         if not any(matches):
             raise GatewayError(
                 Kind.INVALID_API_KEY,
                 "This API key is not known here. Check it, or ask who runs the gateway for one.",
             )
+        return digest
+
+
+def _key_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """The first `Authorization: Bearer`; without any, the first `x-api-key`."""
+    other = b""
+    for name, value in headers:
+        if name == b"authorization":
+            scheme, _, key = value.partition(b" ")
+            return key.strip() if scheme.lower() == b"bearer" else b""
+        if name == b"x-api-key" and not other:
+            other = value.strip()
+    return other

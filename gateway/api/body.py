@@ -37,10 +37,22 @@ class Facts:
     """Choices that the stream will interleave."""
     hide_usage: bool
     body: bytes
+    previous_response_id: str = ""
+    """The response that this one goes on from; for surfaces that make responses."""
 
 
-def read_facts(body: bytes, *, allow_scheduling: bool) -> Facts:
-    """Check a JSON body and ask for usage where it streams. GatewayError says where and why not."""
+def read_facts(
+    body: bytes,
+    *,
+    allow_scheduling: bool = False,
+    asks_usage: bool = True,
+    makes_response: bool = False,
+) -> Facts:
+    """Check a JSON body, and change what is the gateway's to say. GatewayError says where and why.
+
+    `asks_usage`: a stream's usage is asked for, and to be hidden where the client did not ask.
+    `makes_response`: the body loses its `request_id`, and is ready for `with_request_id`.
+    """
     fields = _fields(body)
     model = _value(
         fields, "model", _STRING, "a string: the name of a model, as GET /v1/models lists it"
@@ -52,7 +64,11 @@ def read_facts(body: bytes, *, allow_scheduling: bool) -> Facts:
     if not allow_scheduling and fields.pop("priority", None) is not None:
         changed = True
     hide_usage = False
-    if stream:
+    previous = ""
+    if makes_response:
+        changed = fields.pop("request_id", None) is not None or changed
+        previous = _value(fields, "previous_response_id", _STRING, "a string") or ""
+    if stream and asks_usage:
         options = _value(fields, "stream_options", _OBJECT, "an object") or {}
         asked = _value(options, "include_usage", _BOOLEAN, "true or false", "stream_options.")
         if not asked:
@@ -68,7 +84,13 @@ def read_facts(body: bytes, *, allow_scheduling: bool) -> Facts:
         choices=_choices(fields) if stream else 1,
         hide_usage=hide_usage,
         body=_encode(fields) if changed else body,
+        previous_response_id=previous,
     )
+
+
+def with_request_id(body: bytes, request_id: str) -> bytes:
+    """A JSON object with one more field, `request_id`: vLLM's name for a new response's id."""
+    return body.rstrip()[:-1] + b',"request_id":"%b"}' % request_id.encode()
 
 
 def _fields(body: bytes) -> dict[str, msgspec.Raw]:

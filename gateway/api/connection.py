@@ -102,6 +102,8 @@ class ClientConnection(HttpToolsProtocol):
             self._linger_timer = None
         super().connection_lost(exc)
         if self._sink is not None:
+            # uvicorn marks only the request that came last, which may wait behind this one.
+            cast("RequestResponseCycle", self._sink.turn).disconnected = True
             self._sink.lost()
         self._sink = self._incoming = None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from gateway.terms import Model, Worker
 
@@ -27,6 +27,15 @@ class Registry:
     def pool(self, model: str) -> Sequence[Worker] | None:
         """The reachable workers of a model; None where no such model is known."""
         return self._pools.get(model)
+
+    def worker_at(self, tag: str, tag_of: Callable[[str], str]) -> Worker | None:
+        """The worker whose URL has this tag, reachable or not."""
+        return next((worker for worker in self.workers if tag_of(worker.url) == tag), None)
+
+    @property
+    def only_model(self) -> str | None:
+        """The model that is served, where there is but one."""
+        return next(iter(self._pools)) if len(self._pools) == 1 else None
 
     @property
     def models(self) -> dict[str, bytes]:

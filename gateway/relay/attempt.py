@@ -287,12 +287,23 @@ class Attempt:
             known = int(length) if length.isdigit() else None
             answer.head(self._status, self._head, known, stream=False)
         answer.sink.write(data)
+        now_s = monotonic()
+        answer.record.overhead_s += now_s - read_at_s
+        if self._request.audio and self._status == 200:
+            self._hear(len(data), now_s)
+            return
         self._kept.append(data)
         self._kept_bytes += len(data)
         if self._kept_bytes > _USAGE_BYTES:
             tail = b"".join(self._kept)[-_USAGE_TAIL_BYTES:]
             self._kept = [tail]
-        answer.record.overhead_s += monotonic() - read_at_s
+
+    def _hear(self, size: int, now_s: float) -> None:
+        """Sound has gone down: its first byte is the stream's first token."""
+        record = self._answer.record
+        if not record.audio_bytes:
+            record.times.add(1, now_s)
+        record.audio_bytes += size
 
     def _end_of_whole(self) -> None:
         answer = self._answer

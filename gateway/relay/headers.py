@@ -67,12 +67,13 @@ def upstream_head(
     worker: Worker,
     passed: bytes,
     request_id: str,
-    length: int,
+    length: int | None,
 ) -> bytes:
-    """A whole request head for one worker. `passed` comes from `upstream_headers`."""
+    """A whole request head for one worker. `passed` comes from `upstream_headers`; without a
+    `length` the body follows in chunks."""
+    framing = b"transfer-encoding: chunked" if length is None else b"content-length: %d" % length
     return (
-        b"%b %b%b HTTP/1.1\r\n%b%baccept-encoding: identity\r\nx-request-id: %b\r\n"
-        b"content-length: %d\r\n\r\n"
+        b"%b %b%b HTTP/1.1\r\n%b%baccept-encoding: identity\r\nx-request-id: %b\r\n%b\r\n\r\n"
     ) % (
         method,
         worker.path_prefix,
@@ -80,7 +81,7 @@ def upstream_head(
         worker.head_lines,
         passed,
         request_id.encode(),
-        length,
+        framing,
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from time import monotonic
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from gateway.errors import GatewayError, Kind
 from gateway.relay import faults
@@ -19,6 +19,7 @@ from gateway.relay.attempt import Attempt, Refusal, Result, Waits
 from gateway.relay.connections import Connections, Unreachable
 from gateway.relay.faults import Fault
 from gateway.relay.headers import upstream_head
+from gateway.relay.upload import ClientLeft
 from gateway.terms import Lease, Outcome, Worker
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from gateway.pool.registry import Registry
     from gateway.relay.answer import Answer
     from gateway.relay.request import Request
+    from gateway.relay.upload import Upload
+    from gateway.relay.upstream import UpstreamConnection
     from gateway.telemetry.record import Record
 
 _log = logging.getLogger("gateway.relay")
@@ -101,6 +104,8 @@ class Pipeline:
         except GatewayError as error:
             record.outcome = error.rule.outcome
             answer.fail(error)
+        except ClientLeft:
+            record.outcome = Outcome.CLIENT_CLOSED
         except asyncio.CancelledError:
             if sink.gone:
                 record.outcome = Outcome.CLIENT_CLOSED
@@ -120,7 +125,7 @@ class Pipeline:
         fault = Fault.UNREACHABLE
         since_s = record.started_at_s + record.queue_s
         while sends < _MOST_SENDS:
-            candidates = self._candidates(request.model, tried)
+            candidates = self._candidates(request, tried)
             if not candidates:
                 break
             worker = self._policy.pick(candidates)
@@ -129,7 +134,7 @@ class Pipeline:
             record.retries = len(tried) - 1
             lease = Lease(worker)
             try:
-                last = len(candidates) == 1 or sends + 1 == _MOST_SENDS
+                last = len(candidates) == 1 or sends + 1 == _MOST_SENDS or not request.repeatable
                 result = await self._ask(worker, request, answer, since_s, may_retry=not last)
             finally:
                 lease.close()
@@ -138,7 +143,7 @@ class Pipeline:
             fault, refusal = result.fault, result.refusal or refusal
             rule = faults.TABLE[fault]
             sends += rule.sent
-            if not rule.retry:
+            if not rule.retry or not request.repeatable:
                 break
             _log.info(
                 "request %s: worker %s %s (%s)", record.request_id, worker.url, rule.why, fault
@@ -146,8 +151,10 @@ class Pipeline:
             since_s = monotonic()
         self._give_up(answer, record, tried, refusal, fault, poison=sends == _MOST_SENDS)
 
-    def _candidates(self, model: str, tried: Sequence[Worker]) -> Sequence[Worker]:
-        workers = self._registry.pool(model) or ()
+    def _candidates(self, request: Request, tried: Sequence[Worker]) -> Sequence[Worker]:
+        if request.pinned is not None:
+            return [request.pinned] if request.pinned.reachable and not tried else ()
+        workers = self._registry.pool(request.model) or ()
         return [worker for worker in workers if worker not in tried] if tried else workers
 
     async def _ask(
@@ -161,7 +168,8 @@ class Pipeline:
     ) -> Result:
         """Send the request to one worker and relay what it answers."""
         record = answer.record
-        connection = self._connections.take(worker)
+        # An upload can be sent only once: not on a connection that may be closed already.
+        connection = self._connections.take(worker) if request.upload is None else None
         stale = False
         while True:
             connect_s = 0.0
@@ -183,16 +191,10 @@ class Pipeline:
                 may_retry=may_retry,
             )
             try:
-                head = upstream_head(
-                    request.method,
-                    request.target,
-                    worker,
-                    request.headers,
-                    record.request_id,
-                    len(request.body),
-                )
-                connection.send(head, request.body, attempt)
+                self._send(worker, request, attempt, record.request_id, connection)
                 record.overhead_s += monotonic() - since_s - connect_s
+                if request.upload is not None:
+                    await self._send_upload(request.upload, connection, attempt, record)
                 result = await attempt.done
             finally:
                 attempt.abandon()
@@ -202,6 +204,39 @@ class Pipeline:
             # The worker closed a kept connection just then: that says nothing about it.
             stale, connection = True, None
             since_s = monotonic()
+
+    def _send(
+        self,
+        worker: Worker,
+        request: Request,
+        attempt: Attempt,
+        request_id: str,
+        connection: UpstreamConnection,
+    ) -> None:
+        body = request.body_for(worker)
+        length = len(body) if request.upload is None else request.upload.length
+        head = upstream_head(
+            request.method, request.target, worker, request.headers, request_id, length
+        )
+        connection.send(head, body, attempt)
+
+    async def _send_upload(
+        self,
+        upload: Upload,
+        connection: UpstreamConnection,
+        attempt: Attempt,
+        record: Record,
+    ) -> None:
+        """Pass the body on as it comes, for as long as the worker has not answered."""
+        sending = asyncio.create_task(upload.send(connection, record))
+        try:
+            either: set[asyncio.Future[Any]] = {sending, attempt.done}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                sending.result()
+        finally:
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
 
     def _give_up(
         self,

@@ -109,7 +109,6 @@ class TransportSink:
         "_stall",
         "_stall_bytes",
         "_transport",
-        "_turn",
         "_write_stall_s",
         "flow",
         "gone",
@@ -117,6 +116,7 @@ class TransportSink:
         "paused",
         "request_fault",
         "request_read_at_s",
+        "turn",
     )
 
     def __init__(
@@ -129,7 +129,8 @@ class TransportSink:
         write_stall_s: float,
     ) -> None:
         self._connection = connection
-        self._turn = turn
+        self.turn = turn
+        """The server's own object for this request."""
         self._transport = connection.transport
         self._http11 = http11
         self._keep_alive = keep_alive
@@ -157,7 +158,7 @@ class TransportSink:
         """See `Sink`."""
         if not self.request_read_at_s:
             return None
-        return self._connection.whole_body(self._turn)
+        return self._connection.whole_body(self.turn)
 
     def last_on_connection(self) -> None:
         """Close after this answer."""
@@ -175,10 +176,12 @@ class TransportSink:
             lines.append(b"transfer-encoding: chunked\r\n")
         lines.append(b"\r\n" if self._keep_alive else b"connection: close\r\n\r\n")
         self._head = b"".join(lines)
-        self._connection.answer_started(self._turn)
+        self._connection.answer_started(self.turn)
 
     def write(self, data: bytes) -> None:
         """See `Sink`."""
+        if self.gone:
+            return  # the request is being cancelled, but its worker was quicker
         if self._chunked:
             data = b"%x\r\n%b\r\n" % (len(data), data)
         if self._head:
@@ -188,6 +191,8 @@ class TransportSink:
 
     def end(self) -> None:
         """See `Sink`."""
+        if self.gone:
+            return
         self._over = True
         last = self._head + b"0\r\n\r\n" if self._chunked else self._head
         self._head = b""
@@ -201,7 +206,7 @@ class TransportSink:
             if self._stall is None:
                 self._watch_stall()
         else:
-            self._connection.answer_finished(self._turn, keep_alive=self._keep_alive)
+            self._connection.answer_finished(self.turn, keep_alive=self._keep_alive)
 
     @property
     def flushing(self) -> bool:
@@ -214,6 +219,8 @@ class TransportSink:
 
     def cut(self) -> None:
         """See `Sink`."""
+        if self.gone:
+            return
         self._over = True
         if self._head:
             self._transport.write(self._head)
@@ -240,7 +247,7 @@ class TransportSink:
             self.flow.on_resume()
         if self._flush is not None:
             self._transport.set_write_buffer_limits()
-            self._connection.answer_finished(self._turn, keep_alive=self._keep_alive)
+            self._connection.answer_finished(self.turn, keep_alive=self._keep_alive)
             self._settle(flushed=True)
 
     def lost(self) -> None:

@@ -43,6 +43,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_chunks",
         "_complete",
         "_connected",
+        "_full",
         "_head_bytes",
         "_head_done",
         "_headers",
@@ -64,6 +65,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._connected = False
         self._keep_alive = False
+        self._full: asyncio.Future[None] | None = None
         self._receiver: Receiver | None = None
         self._chunks: list[bytes] = []
         self._headers: Headers = []
@@ -97,6 +99,16 @@ class UpstreamConnection(asyncio.Protocol):
         else:
             self._transport.write(head)
             self._transport.write(body)
+
+    def write(self, data: bytes) -> None:
+        """Send more of a request whose body comes piece by piece."""
+        if self.is_open:
+            self._transport.write(data)
+
+    async def drained(self) -> None:
+        """Wait while the worker is slower than what is written."""
+        if self._full is not None:
+            await self._full
 
     def pause(self) -> None:
         """Stop reading: the client is slower than the worker."""
@@ -154,10 +166,19 @@ class UpstreamConnection(asyncio.Protocol):
         elif malformed:
             self._fail(receiver, Fault.BAD_RESPONSE)
 
+    def pause_writing(self) -> None:
+        self._full = asyncio.get_running_loop().create_future()
+
+    def resume_writing(self) -> None:
+        if self._full is not None and not self._full.done():
+            self._full.set_result(None)
+        self._full = None
+
     def connection_lost(self, exc: Exception | None) -> None:
         receiver = self._receiver
         self._connected = False
         self.reusable = False
+        self.resume_writing()
         if receiver is None:
             return
         if self._until_close and exc is None:

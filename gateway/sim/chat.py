@@ -3,11 +3,12 @@
 from collections.abc import Callable
 
 from gateway.sim.answers import Kind
+from gateway.sim.dialect import openai_error
 from gateway.sim.requests import GenerateRequest
-from gateway.sim.schema import Json
+from gateway.sim.schema import ApiError, Json
 from gateway.sim.sequence import Finish, Sequence, Step
 from gateway.sim.text import Tokenizer
-from gateway.sim.wire import Choice, Logprobs, Names, Usage, encode, event
+from gateway.sim.wire import DONE, Choice, Logprobs, Names, Usage, encode, event
 
 
 class ChatWriter:
@@ -59,6 +60,10 @@ class ChatWriter:
         """Take one token for the whole answer."""
         self._choices[sequence.index].add(step)
 
+    def preamble(self) -> list[bytes]:
+        """Nothing leaves before the engine's first output."""
+        return []
+
     def opening(self) -> list[bytes]:
         """The role events, one per choice; they leave with the engine's first output."""
         request = self._request
@@ -84,17 +89,17 @@ class ChatWriter:
             ]  # fmt: skip
         return events
 
-    def token(self, sequence: Sequence, step: Step) -> bytes | None:
-        """The event of one token; None when the token makes none."""
+    def token(self, sequence: Sequence, step: Step) -> tuple[bytes, ...]:
+        """The event of one token, if it makes one."""
         if self._plain and step.finish is None and step.piece.kind is Kind.TEXT:
             head, tail = self._plain_ends[sequence.index]
-            return head + encode(step.text) + tail
+            return (head + encode(step.text) + tail,)
         choice = self._choices[sequence.index]
         choice.add(step)
         delta = self._delta(sequence.index, step)
         if delta is None:
             if step.finish is None and not self._wants_every_token():
-                return None
+                return ()
             delta = b"{}"
         request, index = self._request, sequence.index
         line = self._start + b'{"index":%d,"delta":' % index + delta + b',"logprobs":'
@@ -108,12 +113,22 @@ class ChatWriter:
         line += b',"token_ids":' + ids + b"}]" + self._usage(sequence)
         if step.finish is not None and not request.include_usage:
             line += b',"system_fingerprint":' + self._fingerprint
-        return event(line + b"}")
+        return (event(line + b"}"),)
 
-    def last(self, usage: Usage) -> bytes:
-        """The usage event."""
+    def ending(self, usage: Usage | None) -> list[bytes]:
+        """The usage event, if it was asked for."""
+        if usage is None or not self._request.include_usage:
+            return []
         line = self._start + b'],"usage":' + encode(usage.last())
-        return event(line + b',"system_fingerprint":' + self._fingerprint + b"}")
+        return [event(line + b',"system_fingerprint":' + self._fingerprint + b"}")]
+
+    def terminal(self, usage: Usage | None) -> bytes:  # noqa: ARG002 - others put it there
+        """``[DONE]``."""
+        return DONE
+
+    def refused(self, error: ApiError) -> list[bytes]:
+        """A late refusal is an error event, and ``[DONE]``."""
+        return openai_error(error)
 
     def reasoning_tokens(self) -> int | None:
         """Tokens of thoughts in all choices; None when this is no thinking model."""

@@ -8,12 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gateway.sim.faults import describe
-from gateway.sim.options import SimOptions, parse_duration
+from gateway.sim.options import TASKS, SimOptions, parse_duration
 from gateway.sim.sim import Sim
 
 _DESCRIPTION = """\
 A look-alike of a vLLM worker that needs no GPU and no model: the same endpoints, the same JSON,
-the same metrics, tokens at the pace you set. For demos, tests and load tests.
+the same metrics, tokens at the pace you set. For demos, tests and load tests. It serves chat,
+completions, responses, messages, embeddings, pooling, scores, ranks, transcriptions, speech and
+images.
 """
 
 _EPILOG = """\
@@ -25,6 +27,13 @@ examples:
       a busy one: long prompts are slow unless they are cached, the ninth request waits
   vllm-gateway sim --model demo --fault reset@3,p=0.1 --fault hang@0,path=/health,skip=20
       one stream in ten is reset after three events; /health hangs from its 21st call on
+  vllm-gateway sim --model demo --lora demo-sql --responses-store
+      with an adapter, and with responses that can be asked for again
+  vllm-gateway sim --model embedder --task pooling --embedding-size 384
+      only what an embedding engine serves
+  curl localhost:8100/v1/audio/speech -H 'Content-Type: application/json' \\
+      -d '{"model":"demo","input":"One tone for each word"}' | aplay
+      to be heard
   curl localhost:8100/v1/chat/completions -H 'Content-Type: application/json' \\
       -H 'X-Sim-Fault: eof@2' -d '{"model":"demo","stream":true,"messages":[...]}'
       one request that breaks
@@ -62,6 +71,36 @@ def _add_serving(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="NAME",
         help="served model name (demo); more names are aliases, answers carry the first",
+    )
+    group.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="LoRA adapter, listed and used as a model of its own; repeatable",
+    )
+    group.add_argument(
+        "--task",
+        choices=TASKS,
+        default="all",
+        help="what it serves: a vLLM engine either generates or pools (%(default)s)",
+    )
+    group.add_argument(
+        "--responses-store",
+        type=int,
+        nargs="?",
+        const=1000,
+        default=0,
+        metavar="N",
+        help="keep the last N responses (1000), as vLLM with VLLM_ENABLE_RESPONSES_API_STORE=1; "
+        "off unless given",
+    )
+    group.add_argument(
+        "--embedding-size",
+        type=int,
+        default=64,
+        metavar="N",
+        help="dimensions of embeddings (%(default)s)",
     )
     group.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     group.add_argument(
@@ -153,6 +192,10 @@ def _options(args: argparse.Namespace) -> SimOptions:
             raise ValueError(f"{args.api_key_file} holds no key")
     return SimOptions(
         models=tuple(args.model or ("demo",)),
+        loras=tuple(args.lora),
+        task=args.task,
+        responses_store=args.responses_store,
+        embedding_size=args.embedding_size,
         host=args.host,
         port=args.port,
         ttft_s=args.ttft,

@@ -1,10 +1,11 @@
 """Answers of ``/v1/completions``, as events and whole."""
 
+from gateway.sim.dialect import openai_error
 from gateway.sim.requests import GenerateRequest, Prompt
-from gateway.sim.schema import Json
+from gateway.sim.schema import ApiError, Json
 from gateway.sim.sequence import Finish, Sequence, Step
 from gateway.sim.text import Tokenizer
-from gateway.sim.wire import Choice, Logprobs, Names, Usage, encode, event
+from gateway.sim.wire import DONE, Choice, Logprobs, Names, Usage, encode, event
 
 
 class CompletionWriter:
@@ -33,11 +34,15 @@ class CompletionWriter:
         """Take one token for the whole answer."""
         self._choices[sequence.index].add(step)
 
+    def preamble(self) -> list[bytes]:
+        """Nothing leaves before the engine's first output."""
+        return []
+
     def opening(self) -> list[bytes]:
         """Completions have no events before the first token."""
         return []
 
-    def token(self, sequence: Sequence, step: Step) -> bytes:
+    def token(self, sequence: Sequence, step: Step) -> tuple[bytes, ...]:
         """The event of one token."""
         request, index = self._request, sequence.index
         prompt = self._prompt(index)
@@ -72,12 +77,22 @@ class CompletionWriter:
         )  # fmt: skip
         if step.finish is not None and not request.include_usage:
             line += b',"system_fingerprint":' + self._fingerprint
-        return event(line + b"}")
+        return (event(line + b"}"),)
 
-    def last(self, usage: Usage) -> bytes:
-        """The usage event."""
+    def ending(self, usage: Usage | None) -> list[bytes]:
+        """The usage event, if it was asked for."""
+        if usage is None or not self._request.include_usage:
+            return []
         line = self._start + b'],"usage":' + encode(usage.last())
-        return event(line + b',"system_fingerprint":' + self._fingerprint + b"}")
+        return [event(line + b',"system_fingerprint":' + self._fingerprint + b"}")]
+
+    def terminal(self, usage: Usage | None) -> bytes:  # noqa: ARG002 - others put it there
+        """``[DONE]``."""
+        return DONE
+
+    def refused(self, error: ApiError) -> list[bytes]:
+        """A late refusal is an error event, and ``[DONE]``."""
+        return openai_error(error)
 
     def reasoning_tokens(self) -> None:
         """Completions know no reasoning."""

@@ -9,8 +9,10 @@ from typing import Protocol, cast
 
 import httptools
 
+from gateway.sim.dialect import dialect_of
 from gateway.sim.faults import Fault
 from gateway.sim.misbehave import FaultyResponse
+from gateway.sim.multipart import Form, FormReader, boundary_of
 from gateway.sim.response import Response
 
 _WRITE_HIGH_WATER = 65_536  # uvicorn's
@@ -30,6 +32,8 @@ class Request:
     version: str
     keep: bool
     """The client lets the connection live."""
+    form: Form | None = None
+    """The body, when it is ``multipart/form-data``; then ``body`` is empty."""
 
     @property
     def path(self) -> str:
@@ -83,6 +87,8 @@ class Connection(asyncio.Protocol):
         self._target = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._body: list[bytes] = []
+        self._body_size = 0
+        self._form: FormReader | None = None
 
     # asyncio.Protocol
 
@@ -146,7 +152,7 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         self._target, self._headers, self._body = b"", [], []
-        self._head = None
+        self._head, self._form, self._body_size = None, None, 0
 
     def on_url(self, url: bytes) -> None:
         """A part of the target."""
@@ -161,17 +167,25 @@ class Connection(asyncio.Protocol):
         end = self._raw.find(b"\r\n\r\n")
         self._head = bytes(self._raw[: end + 4])
         del self._raw[: end + 4]
+        kind = next((v for k, v in self._headers if k == b"content-type"), b"")
+        if kind[:10].lower() == b"multipart/":
+            boundary = boundary_of(kind.decode("latin-1"))
+            self._form = None if boundary is None else FormReader(boundary)
         if any(k == b"expect" and v.lower() == b"100-continue" for k, v in self._headers):
             self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
-        """A part of the body."""
-        self._body.append(body)
+        """A part of the body; a form is parsed at once, the rest is kept."""
+        self._body_size += len(body)
+        if self._form is None:
+            self._body.append(body)
+        else:
+            self._form.feed(body)
 
     def on_message_complete(self) -> None:
         """The request is complete."""
         body = b"".join(self._body)
-        del self._raw[: len(body)]
+        del self._raw[: self._body_size]
         request = Request(
             self._parser.get_method().decode(),
             self._target.decode("latin-1"),
@@ -180,6 +194,7 @@ class Connection(asyncio.Protocol):
             body,
             self._parser.get_http_version(),
             self._parser.should_keep_alive(),
+            None if self._form is None else self._form.end(),
         )
         self._head = None
         self._requests.append(request)
@@ -241,15 +256,16 @@ class Connection(asyncio.Protocol):
             return
         request = self._requests.popleft()
         body_wanted = request.method != "HEAD"
+        dialect = dialect_of(request.path)
         problem = None
         try:
             fault = self._owner.fault(request)
         except ValueError as error:
             fault, problem = None, str(error)
         if fault is None:
-            response = Response(self, request.keep, body_wanted)
+            response = Response(self, request.keep, body_wanted, dialect)
         else:
-            response = FaultyResponse(self, request.keep, body_wanted, fault)
+            response = FaultyResponse(self, request.keep, body_wanted, fault, dialect)
         self._current = response
         if problem is not None:
             body = b"X-Sim-Fault: " + problem.encode()

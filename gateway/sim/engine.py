@@ -11,13 +11,16 @@ from heapq import heappop, heappush
 from itertools import count
 from random import Random
 
+from gateway.sim.answers import Kind, Piece
 from gateway.sim.cache import BlockPool, block_hashes
 from gateway.sim.metrics import Metrics
 from gateway.sim.options import SimOptions
-from gateway.sim.sequence import Finish, Job, Sequence, State
+from gateway.sim.sequence import Finish, Job, Sequence, State, Step
 
 # A step later than this is still on time: one timer then serves all that are due together.
 _SLACK_S = 0.0003
+_READ = Step(Piece(0, "", Kind.CONTROL), "", Finish.STOP)
+"""The only step of a sequence that makes no tokens."""
 
 
 class Engine:
@@ -180,9 +183,11 @@ class Engine:
     def _step(self, sequence: Sequence, at: float, now: float) -> int:
         """One token; returns the tokens the step computed, prompt included."""
         metrics = self._metrics
-        step = sequence.step()
-        metrics.generation_tokens += 1
-        tokens = 1
+        if sequence.job.pooling:
+            step, tokens = _READ, 0
+        else:
+            step, tokens = sequence.step(), 1
+            metrics.generation_tokens += 1
         if sequence.first_at:
             metrics.itl_s.observe(now - sequence.last_at)
         else:

@@ -5,8 +5,8 @@ or ``name@where=value``. It comes with one request in the header ``X-Sim-Fault``
 the start flag ``--fault`` (repeatable; the first that applies is taken, and the header wins).
 
 ``@where`` counts what has gone out: ``@0`` before the head, ``@head`` after the head, ``@3`` after
-three events (role and usage events count). For an answer that is no stream, ``@1`` and later mean
-in the middle of the body.
+three events (role and usage events count; for audio and vectors, pieces). For an answer that is no
+stream, ``@1`` and later mean in the middle of the body.
 
     reset@3                     RST after three events
     eof@0                       close before the head
@@ -29,7 +29,14 @@ from gateway.sim.options import parse_duration
 BEFORE_HEAD, AFTER_HEAD = 0, 1
 """Progress of an answer; n + 1 is after n events."""
 
-GENERATION_PATHS = ("/v1/chat/completions", "/v1/completions")
+INFERENCE_PATHS = frozenset({
+    "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages",
+    "/v1/embeddings", "/v2/embed", "/pooling", "/classify",
+    "/score", "/v1/score", "/rerank", "/v1/rerank", "/v2/rerank",
+    "/v1/audio/transcriptions", "/v1/audio/translations", "/v1/audio/speech",
+    "/v1/images/generations", "/v1/images/edits",
+})  # fmt: skip
+"""What runs the model: the paths that start flags without ``path=`` meet."""
 
 
 class Rule(NamedTuple):
@@ -79,13 +86,15 @@ FAULTS: dict[str, Rule] = {
     "truncate": Rule(True, None, None, "end the stream cleanly, without its terminal event"),
     "hang": Rule(True, None, None, "keep the connection, say nothing more"),
     "bad-chunk": Rule(True, None, None, "a chunk header that is none, then close"),
-    "error": Rule(True, _status, 500, "an error event with this code, then [DONE]"),
+    "error": Rule(
+        True, _status, 500, "an error event with this code, and the end (audio: a break)"
+    ),
     "sleep": Rule(True, parse_duration, ..., "pause once, so long"),
-    "no-done": Rule(False, None, None, "no [DONE]; the stream ends cleanly"),
+    "no-done": Rule(False, None, None, "no terminal event ([DONE] …); the stream ends cleanly"),
     # Refusals; they never reach the engine.
     "status": Rule(False, _status, ..., "answer with this status and vLLM's error body"),
     "retry-after": Rule(False, str, ..., "with status: this Retry-After header"),
-    "error-first": Rule(False, _status, 400, "200, then an error event first, then [DONE]"),
+    "error-first": Rule(False, _status, 400, "200, then an error event first, and the end"),
     # Heads.
     "bad-head": Rule(False, None, None, "a head that is no HTTP, then close"),
     "huge-head": Rule(False, _count, 100_000, "a header of so many bytes"),
@@ -107,7 +116,7 @@ FAULTS: dict[str, Rule] = {
     "newline": Rule(False, _word("crlf", "cr"), "crlf", "line ends of events"),
     "comments": Rule(False, None, None, "a comment before and inside every event"),
     "big-event": Rule(False, _count, 1_000_000, "the first text event is so many bytes long"),
-    "no-usage": Rule(False, None, None, "no usage event, though asked for"),
+    "no-usage": Rule(False, None, None, "no usage event or field, though asked for"),
     "zero-usage": Rule(False, None, None, "usage of zero"),
     # Connections.
     "stale": Rule(
@@ -120,7 +129,7 @@ FAULTS: dict[str, Rule] = {
     "p": Rule(False, _share, ..., "only this share of the requests"),
     "first": Rule(False, _count, ..., "only the first so many requests"),
     "skip": Rule(False, _count, ..., "not the first so many requests"),
-    "path": Rule(False, str, ..., "only this path (without it: chat and completions)"),
+    "path": Rule(False, str, ..., "only this path (without it: every path that runs the model)"),
 }
 
 ENDINGS = ("reset", "eof", "truncate", "hang", "bad-chunk", "error")
@@ -222,7 +231,7 @@ class FaultPlan:
         """The fault for the next request on ``path``."""
         for number, fault in enumerate(self._faults):
             wanted = fault.text("path")
-            if path != wanted if wanted else path not in GENERATION_PATHS:
+            if path != wanted if wanted else path not in INFERENCE_PATHS:
                 continue
             self._seen[number] += 1
             turn = self._seen[number] - fault.integer("skip")

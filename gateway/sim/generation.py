@@ -1,119 +1,136 @@
-"""One request for generation: from its checked form, through the engine, to the wire."""
+"""One request for generated text: from its checked form, through the engine, to the wire."""
 
 import asyncio
 from array import array
-from dataclasses import dataclass
-from hashlib import blake2b
-from random import Random
+from typing import Protocol
 
-from gateway.sim.answers import Author, Kind
-from gateway.sim.chat import ChatWriter
-from gateway.sim.completion import CompletionWriter
-from gateway.sim.engine import Engine
-from gateway.sim.options import SimOptions
+from gateway.sim.answers import Kind
+from gateway.sim.machine import Machine
 from gateway.sim.requests import GenerateRequest
-from gateway.sim.response import Response
-from gateway.sim.sequence import Job, Sequence, Step
-from gateway.sim.text import Tokenizer
-from gateway.sim.wire import KEEP_ALIVE, Names, Usage, error_event, usage_of
+from gateway.sim.run import Outlet, Run
+from gateway.sim.schema import ApiError
+from gateway.sim.sequence import Sequence, Step
+from gateway.sim.wire import KEEP_ALIVE, Usage, usage_of
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """What every generation of one worker shares."""
+class Writer(Protocol):
+    """Writes one answer in the format of one surface."""
 
-    options: SimOptions
-    tokenizer: Tokenizer
-    author: Author
-    engine: Engine
+    def preamble(self) -> list[bytes]:
+        """Events that leave with the head, before the engine has answered."""
+
+    def opening(self) -> list[bytes]:
+        """Events that leave with the engine's first output."""
+
+    def token(self, sequence: Sequence, step: Step) -> tuple[bytes, ...]:
+        """The events of one token."""
+
+    def ending(self, usage: Usage | None) -> list[bytes]:
+        """Events after the last token; ``usage`` None: a fault wants none."""
+
+    def terminal(self, usage: Usage | None) -> bytes:
+        """The event that ends the stream."""
+
+    def refused(self, error: ApiError) -> list[bytes] | None:
+        """What the engine refuses after the head has gone out. None: the stream just breaks."""
+
+    def add(self, sequence: Sequence, step: Step) -> None:
+        """Take one token for the whole answer."""
+
+    def whole(self, usage: Usage) -> bytes:
+        """The answer that is no stream."""
+
+    def reasoning_tokens(self) -> int | None:
+        """Tokens of thoughts; None when this is no thinking model."""
 
 
 class Generation:
     """Runs one request. Raises ``ApiError`` on ``start`` for what the engine refuses late."""
 
     def __init__(
-        self, machine: Machine, request: GenerateRequest, names: Names, response: Response
+        self,
+        machine: Machine,
+        request: GenerateRequest,
+        writer: Writer,
+        outlet: Outlet,
+        *,
+        keep_alive: bool = False,
     ) -> None:
         self._machine = machine
         self._request = request
-        self._names = names
-        self._response = response
+        self._outlet = outlet
         self._loop = asyncio.get_running_loop()
-        self._job = Job(self._stream if request.stream else self._collect, self._loop.time())
-        self._writer = (
-            ChatWriter(request, names, machine.tokenizer, self._call_id)
-            if request.chat
-            else CompletionWriter(request, names, machine.tokenizer)
-        )
+        deliver = self._stream if request.stream else self._collect
+        self.run = Run(machine.engine, outlet, deliver)
+        self._writer = writer
         self._opened = False
+        # vLLM's ``--sse-keep-alive-interval`` is for chat and completions only.
+        self._interval_s = machine.options.sse_keep_alive_interval_s if keep_alive else 0.0
         self._keep_alive: asyncio.TimerHandle | None = None
         self._spoke_at = 0.0
-        fault = response.fault
+        fault = outlet.fault
         self._big = fault.integer("big-event") if fault is not None else 0
         self._zero_usage = fault is not None and "zero-usage" in fault
+        self._no_usage = fault is not None and "no-usage" in fault
 
     def start(self) -> None:
         """Queue the sequences, and open the stream."""
-        request, response, job = self._request, self._response, self._job
-        if request.late is not None:
-            if not request.stream:
-                raise request.late
-            response.open()
-            response.event(error_event(request.late))
-            response.end()
-            return
-        job.salt = hash(request.cache_salt) if request.cache_salt else 0
+        request, outlet, run = self._request, self._outlet, self.run
+        if request.late is not None and not request.stream:
+            raise request.late
         for prompt in request.prompts:
+            content = array("q", prompt.tokens).tobytes()
             for number in range(request.sampling.n):
-                script = self._machine.author.script(request.task, self._rng(prompt.tokens, number))
-                index = len(job.sequences)
-                job.sequences.append(Sequence(job, index, prompt.tokens, request.sampling, script))
-        engine = self._machine.engine
-        response.gone = self._gone
-        response.pause = lambda: engine.pause(job)
-        response.resume = lambda: engine.resume(job)
+                rng = self._machine.rng(content, request.sampling.seed, number)
+                script = self._machine.author.script(request.task, rng)
+                run.add(prompt.tokens, request.sampling, script)
+        if request.cache_salt or request.adapter:
+            run.job.salt = hash((request.cache_salt, request.adapter))
         if request.stream:
-            response.open()
+            outlet.open()
+            for data in self._writer.preamble():
+                outlet.event(data)
+            if request.late is not None:
+                self._refuse(request.late)
+                return
             self._keep_talking()
-        engine.submit(job)
-        if response.hung:
-            engine.pause(job)
+        run.start()
+        if self._keep_alive is not None:
+            outlet.gone = self._gone
 
-    def _rng(self, tokens: list[int], number: int) -> Random:
-        seed = self._request.sampling.seed
-        salt = f"{self._machine.options.seed}/{seed}/{number}".encode()
-        digest = blake2b(array("q", tokens).tobytes() + salt, digest_size=8).digest()
-        return Random(digest)  # noqa: S311 - text, no secret
-
-    def _call_id(self, index: int, number: int) -> str:
-        """Ids of tool calls follow from the answer's id, so that they repeat when it does."""
-        name = f"{self._names.id}/{index}/{number}".encode()
-        return f"chatcmpl-tool-{blake2b(name, digest_size=8).hexdigest()}"
+    def _refuse(self, error: ApiError) -> None:
+        events = self._writer.refused(error)
+        if events is None:
+            self._outlet.cut()
+            return
+        for data in events[:-1]:
+            self._outlet.event(data)
+        self._outlet.end(events[-1])
 
     def _stream(self, sequence: Sequence, step: Step) -> None:
-        response = self._response
+        outlet = self._outlet
         self._spoke_at = self._loop.time() if self._keep_alive is not None else 0.0
         if not self._opened:
             self._opened = True
             for data in self._writer.opening():
-                response.event(data)
+                outlet.event(data)
         if self._big and step.piece.kind is Kind.TEXT:
             step = step._replace(text=_filled(self._big))
             self._big = 0
-        event = self._writer.token(sequence, step)
-        if event is not None:
-            response.event(event)
-        if step.finish is not None and self._job.left == 0:
+        for data in self._writer.token(sequence, step):
+            outlet.event(data)
+        if step.finish is not None and self.run.done:
             self._silence()
-            if self._request.include_usage:
-                response.usage(self._writer.last(self._usage()))
-            response.end()
+            usage = None if self._no_usage else self._usage()
+            for data in self._writer.ending(usage):
+                outlet.event(data)
+            outlet.end(self._writer.terminal(usage))
 
     def _collect(self, sequence: Sequence, step: Step) -> None:
         self._writer.add(sequence, step)
-        if step.finish is not None and self._job.left == 0:
+        if step.finish is not None and self.run.done:
             body = self._writer.whole(self._usage())
-            self._response.whole(
+            self._outlet.whole(
                 200,
                 [
                     (b"content-length", b"%d" % len(body)),
@@ -127,25 +144,25 @@ class Generation:
         if self._zero_usage:
             return Usage(0)
         options, request = self._machine.options, self._request
-        size = options.block_size if options.prompt_tokens_details else None
         prompts = [prompt.tokens for prompt in request.prompts]
-        usage = usage_of(self._job.sequences, prompts, size, request.chat)
+        usage = usage_of(self.run.job.sequences, prompts, options.block_size, request.chat)
+        usage.details = options.prompt_tokens_details
         usage.reasoning_tokens = self._writer.reasoning_tokens()
         return usage
 
     def _gone(self) -> None:
         self._silence()
-        self._machine.engine.abort(self._job)
+        self.run.abort()
 
     def _keep_talking(self) -> None:
-        """``--sse-keep-alive-interval``: a comment whenever the stream was silent so long."""
-        interval = self._machine.options.sse_keep_alive_interval_s
+        """A comment whenever the stream was silent so long."""
+        interval = self._interval_s
         if not interval:
             return
         now = self._loop.time()
         self._spoke_at = self._spoke_at or now
         if now - self._spoke_at >= interval * 0.999:
-            self._response.event(KEEP_ALIVE)
+            self._outlet.event(KEEP_ALIVE)
             self._spoke_at = now
         at = self._spoke_at + interval
         self._keep_alive = self._loop.call_at(at, self._keep_talking)

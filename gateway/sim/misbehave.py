@@ -4,10 +4,11 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
+from gateway.sim.dialect import OPENAI, Dialect
 from gateway.sim.faults import AFTER_HEAD, BEFORE_HEAD, Fault
 from gateway.sim.response import LAST_CHUNK, STREAM_HEADERS, Headers, Line, Response, reason
 from gateway.sim.schema import ApiError
-from gateway.sim.wire import DONE, KEEP_ALIVE, encode, error_event
+from gateway.sim.wire import DONE, KEEP_ALIVE, encode
 
 _BUSY = (
     "The engine is currently busy and cannot accept new requests. "
@@ -97,13 +98,16 @@ class Outbox:
 class FaultyResponse(Response):
     """See ``gateway.sim.faults`` for what each fault means."""
 
-    def __init__(self, line: Line, keep: bool, body_wanted: bool, fault: Fault) -> None:
+    def __init__(
+        self, line: Line, keep: bool, body_wanted: bool, fault: Fault, dialect: Dialect = OPENAI
+    ) -> None:
         keep = keep and not ("close" in fault or "http10" in fault)
-        super().__init__(line, keep, body_wanted)
+        super().__init__(line, keep, body_wanted, dialect)
         self.fault: Fault = fault  # never None here
         self._out = Outbox(line.send, fault.integer("cut"), fault.number("pause"))
         self._out.drained = self._drained
         self._full = False
+        self._stream_headers = STREAM_HEADERS
         self._progress = BEFORE_HEAD
         self._over = False
         self._gathered: list[bytes] = []
@@ -122,8 +126,7 @@ class FaultyResponse(Response):
             self._refuse(fault.integer("status"))
         elif "error-first" in fault:
             self.open()
-            self.event(error_event(refusal(fault.integer("error-first"))))
-            self.end()
+            self._fail(refusal(fault.integer("error-first")))
         else:
             self._reach(BEFORE_HEAD)
         # An answer that hangs is still worked on: the engine sees the request, and its end.
@@ -147,13 +150,14 @@ class FaultyResponse(Response):
             self._end_at(ending[1])
         self._over = True
 
-    def open(self) -> None:
+    def open(self, headers: Headers = STREAM_HEADERS) -> None:
         """The head, unless it has to wait for the length of the body."""
         if self._over:
             return
+        self._stream_headers = headers
         if "content-length" not in self.fault:
             version = b"1.0" if self._raw else b"1.1"
-            headers = self._more(STREAM_HEADERS)
+            headers = self._more(headers)
             self._out.put(self._head(200, headers, chunked=not self._raw, version=version))
         self._reach(AFTER_HEAD)
         slow = self.fault.number("slow-first") or self.fault.number("slow-head")
@@ -165,9 +169,10 @@ class FaultyResponse(Response):
         if self._over:
             return
         counted = 0 if data is KEEP_ALIVE else 1
-        if "comments" in self.fault:
+        text = self._stream_headers is STREAM_HEADERS
+        if text and "comments" in self.fault:
             data = b": a comment before\n\n: and one inside\n" + data
-        if "newline" in self.fault:
+        if text and "newline" in self.fault:
             end = b"\r" if self.fault.text("newline") == "cr" else b"\r\n"
             data = data.replace(b"\n", end)
         self._gathered.append(data)
@@ -179,21 +184,22 @@ class FaultyResponse(Response):
             self._full = True
             super().line_paused()
 
-    def usage(self, data: bytes) -> None:
-        """The usage event, unless there must be none."""
-        if "no-usage" not in self.fault:
-            self.event(data)
-
-    def end(self) -> None:
+    def end(self, last: bytes = DONE) -> None:
         """The end, clean as far as the fault lets it be."""
         if self._over:
             return
-        if "no-done" not in self.fault:
-            self.event(DONE)
+        if last and "no-done" not in self.fault:
+            self.event(last)
         if not self._over:
             self._over = True
             self._flush(last=True)
             self._finish()
+
+    def cut(self) -> None:
+        """Break off, after what was written."""
+        if not self._over:
+            self._flush(rest=True)
+            self._stop(self._line.close)
 
     def line_gone(self) -> None:
         """The connection is lost: nothing of this is needed any more."""
@@ -218,7 +224,7 @@ class FaultyResponse(Response):
             super().line_resumed()
 
     def _refuse(self, status: int) -> None:
-        body = encode(refusal(status).body())
+        body = encode(self.dialect.body(refusal(status)))
         headers = [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
         if "retry-after" in self.fault:
             headers.append((b"retry-after", self.fault.text("retry-after").encode()))
@@ -252,7 +258,8 @@ class FaultyResponse(Response):
             self._flush(rest=True)
         if name == "error":
             self._over = True
-            self._error()
+            self._fail(refusal(self.fault.integer("error")))
+            self._abandon()
         elif name == "hang":
             self._over = self.hung = True
             super().line_paused()
@@ -266,12 +273,16 @@ class FaultyResponse(Response):
                 self._out.put(b"zz\r\nthis is no chunk\r\n")
             self._stop(self._line.reset if name == "reset" else self._line.close)
 
-    def _error(self) -> None:
-        for data in (error_event(refusal(self.fault.integer("error"))), DONE):
-            self._gathered.append(data)
+    def _fail(self, error: ApiError) -> None:
+        """An error in the stream, as the surface tells it; audio can only break off."""
+        self._over = True
+        if self.dialect.events is None:
+            self._flush(rest=True)
+            self._stop(self._line.close)
+            return
+        self._gathered += self.dialect.events(error)
         self._flush(last=True)
         self._finish()
-        self._abandon()
 
     def _stop(self, act: Callable[[], None]) -> None:
         self._over = True
@@ -321,6 +332,7 @@ class FaultyResponse(Response):
             size = len(self._body) + (0 if last else 1000)
             length = (b"content-length", b"%d" % size)
             version = b"1.0" if "http10" in self.fault else b"1.1"
-            head = self._head(200, [length, *self._more(STREAM_HEADERS)], version=version)
+            headers = [length, *self._more(self._stream_headers)]
+            head = self._head(200, headers, version=version)
             self._out.put(head + bytes(self._body))
             self._body.clear()

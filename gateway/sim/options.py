@@ -20,6 +20,9 @@ def parse_duration(text: str) -> float:
     return float(match[1]) * _UNIT_S[match[2]]
 
 
+TASKS = ("all", "generate", "pooling", "transcription", "speech", "image")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimOptions:
     """One simulated worker. The defaults answer at once, which is what tests want.
@@ -30,6 +33,15 @@ class SimOptions:
     models: tuple[str, ...] = ("demo",)
     """Served names. As with vLLM's ``--served-model-name a b``, they are aliases of one model:
     answers always carry the first."""
+    loras: tuple[str, ...] = ()
+    """LoRA adapters: listed with the first name as their parent, used as ``model``."""
+    task: str = "all"
+    """A vLLM engine either generates or pools; ``all`` serves every surface at once."""
+    responses_store: int = 0
+    """How many responses are kept for ``previous_response_id``, GET and cancel; the oldest go.
+    0: none, as vLLM without ``VLLM_ENABLE_RESPONSES_API_STORE=1``. vLLM has no bound."""
+    embedding_size: int = 64
+    """Dimensions of embeddings; a request may ask for fewer."""
     host: str = "127.0.0.1"
     port: int = 0
     """0 takes any free port."""
@@ -71,8 +83,25 @@ class SimOptions:
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, in words."""
+        self._check_names()
+        self._check_numbers()
+        if self.kv_blocks * self.block_size < self.max_model_len:
+            raise ValueError(
+                f"kv_blocks={self.kv_blocks} of {self.block_size} tokens cannot hold one request "
+                f"of max_model_len={self.max_model_len}"
+            )
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("TLS needs both a certificate and a key")
+
+    def _check_names(self) -> None:
         if not self.models or not all(self.models):
             raise ValueError("at least one model name is needed, and none may be empty")
+        if not all(self.loras) or set(self.loras) & set(self.models):
+            raise ValueError("a LoRA adapter needs a name of its own")
+        if self.task not in TASKS:
+            raise ValueError(f"task must be one of {', '.join(TASKS)}, got {self.task!r}")
+
+    def _check_numbers(self) -> None:
         for name in ("ttft_s", "itl_s", "prefill_tokens_per_s", "sse_keep_alive_interval_s"):
             value = getattr(self, name)
             if value < 0 or not math.isfinite(value):
@@ -81,15 +110,9 @@ class SimOptions:
             raise ValueError(f"jitter must be between 0 and 1, got {self.jitter}")
         if not 0 <= self.port <= 65_535:
             raise ValueError(f"port must be between 0 and 65535, got {self.port}")
-        for name in ("max_num_seqs", "max_model_len", "block_size", "kv_blocks"):
+        for name in ("max_num_seqs", "max_model_len", "block_size", "kv_blocks", "embedding_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.max_waiting is not None and self.max_waiting < 0:
-            raise ValueError(f"max_waiting must be 0 or more, got {self.max_waiting}")
-        if self.kv_blocks * self.block_size < self.max_model_len:
-            raise ValueError(
-                f"kv_blocks={self.kv_blocks} of {self.block_size} tokens cannot hold one request "
-                f"of max_model_len={self.max_model_len}"
-            )
-        if (self.tls_cert is None) != (self.tls_key is None):
-            raise ValueError("TLS needs both a certificate and a key")
+        for name in ("max_waiting", "responses_store"):
+            if (getattr(self, name) or 0) < 0:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.sim.answers import Task
+from gateway.sim.models import ModelNames
 from gateway.sim.options import SimOptions
 from gateway.sim.rules import (
     CHAT_FIELDS,
@@ -16,7 +17,7 @@ from gateway.sim.rules import (
     check_chat_rules,
     check_completion_rules,
 )
-from gateway.sim.sampling import Sampling, late_logprobs_error, sampling
+from gateway.sim.sampling import Sampling, late_error, sampling
 from gateway.sim.schema import ApiError, Json, bad_request, check_fields
 from gateway.sim.text import VOCAB_SIZE, Tokenizer
 
@@ -57,6 +58,10 @@ class GenerateRequest:
     role: str = "assistant"
     body_id: str | None = None
     cache_salt: str | None = None
+    model: str | None = None
+    """The name that the client used."""
+    adapter: str | None = None
+    """The LoRA adapter of that name."""
     late: ApiError | None = None
 
 
@@ -64,36 +69,34 @@ class RequestReader:
     """Reads bodies for one worker. ``admit(n)`` raises ``ApiError`` when the queue is full."""
 
     def __init__(
-        self, options: SimOptions, tokenizer: Tokenizer, admit: Callable[[int], None]
+        self,
+        options: SimOptions,
+        tokenizer: Tokenizer,
+        models: ModelNames,
+        admit: Callable[[int], None],
     ) -> None:
-        self._models = options.models
+        self._models = models
         self._max_model_len = options.max_model_len
         self._tokenizer = tokenizer
         self._admit = admit
-
-    def check_model(self, name: object) -> None:
-        """404 unless the model is served; no name means the one that is."""
-        if name and name not in self._models:
-            raise ApiError(
-                404,
-                "NotFoundError",
-                f"The model `{name}` does not exist. Valid aliases: {', '.join(self._models)}.",
-                "model",
-            )
 
     def chat(self, body: Json) -> GenerateRequest:
         """``/v1/chat/completions``. Raises ``ApiError``."""
         check_chat_rules(body)
         values = check_fields(body, CHAT_FIELDS, ("messages",))
-        self.check_model(values.get("model"))
+        self._models.check(values.get("model"))
         self._admit(values.get("n", 1))
-        messages = values["messages"]
-        if not messages:
-            raise bad_request(
-                "Cannot apply chat template to an empty conversation. Provide at least one message."
-            )
-        prompt = self.chat_prompt(messages, values.get("add_generation_prompt", True))
         limit_name = "max_completion_tokens" if "max_completion_tokens" in values else "max_tokens"
+        return self.conversation(body, values, limit_name)
+
+    def conversation(self, body: Json, values: Json, limit_name: str) -> GenerateRequest:
+        """What follows when types, model and admission are checked.
+
+        Responses and messages come here too, in chat's terms: ``values`` with the coerced fields,
+        ``body`` with tools and ``tool_choice``; ``limit_name`` is the field that bounds the output.
+        """
+        messages = values["messages"]
+        prompt = self.chat_prompt(messages, values.get("add_generation_prompt", True))
         params = self._sampling(
             values, [prompt], limit_name, values.get(limit_name), from_text=True
         )
@@ -112,8 +115,9 @@ class RequestReader:
             single_call=body.get("parallel_tool_calls") is False,
             role=_role(values, messages),
             return_prompt_text=values.get("return_prompt_text", False),
-            late=late_logprobs_error(logprobs),
+            late=late_error(values, logprobs),
             prompt_logprobs=values.get("prompt_logprobs"),
+            adapter=self._models.adapter(values.get("model")),
             **_common(values),
         )
 
@@ -121,12 +125,12 @@ class RequestReader:
         """``/v1/completions``. Raises ``ApiError``."""
         check_completion_rules(body)
         values = check_fields(body, COMPLETION_FIELDS)
-        self.check_model(values.get("model"))
+        self._models.check(values.get("model"))
         if values.get("suffix") is not None:
             text = "suffix is only supported for models with FIM completion rendering"
             raise ApiError(400, "BadRequestError", text, "suffix")
         self._admit(values.get("n", 1))
-        prompts = [self._prompt(one) for one in _prompts(values["prompt"])]
+        prompts = [self.prompt(one) for one in _prompts(values["prompt"])]
         asked = values.get("max_tokens", 16)
         echo = values.get("echo", False)
         # Only to echo: vLLM generates one token all the same, and does not show it.
@@ -140,7 +144,7 @@ class RequestReader:
         )
         logprobs = values.get("logprobs")
         unknown = [i for p in prompts for i in p.tokens if i >= VOCAB_SIZE]
-        late = late_logprobs_error(logprobs)
+        late = late_error(values, logprobs)
         if unknown:
             late = bad_request(f"Token id {max(unknown)} is out of vocabulary")
         return GenerateRequest(
@@ -153,11 +157,16 @@ class RequestReader:
             logprobs=logprobs,
             late=late,
             prompt_logprobs=values.get("prompt_logprobs", logprobs if echo else None),
+            adapter=self._models.adapter(values.get("model")),
             **_common(values),
         )
 
     def chat_prompt(self, messages: list[Json], opened: bool = True) -> Prompt:
         """The chat template: ``<|role|>content`` and a line end for each message."""
+        if not messages:
+            raise bad_request(
+                "Cannot apply chat template to an empty conversation. Provide at least one message."
+            )
         text, tokens = [], []
         encode, role = self._tokenizer.encode, self._tokenizer.role
         for message in messages:
@@ -177,11 +186,12 @@ class RequestReader:
         for part in content:
             kind = part.get("type", "text") if isinstance(part, dict) else "text"
             if kind not in ("text", "input_text", "refusal"):
-                raise bad_request(f"{self._models[0]} is not a multimodal model")
+                raise bad_request(f"{self._models.base} is not a multimodal model")
             parts.append(part.get("text", "") if isinstance(part, dict) else str(part))
         return "\n".join(parts)
 
-    def _prompt(self, prompt: str | list[int]) -> Prompt:
+    def prompt(self, prompt: str | list[int]) -> Prompt:
+        """A prompt that was given as text or as token ids. Raises ``ApiError``."""
         if isinstance(prompt, list):
             found = Prompt(self._tokenizer.decode(prompt), prompt)
         else:
@@ -224,11 +234,12 @@ class RequestReader:
         for prompt in prompts:
             if keep is not None:
                 del prompt.tokens[: -(keep if keep >= 0 else room) or None]
-            self._check_length(prompt, from_text)
+            self.check_length(prompt, from_text)
         left = room - max(len(prompt.tokens) for prompt in prompts)
         return sampling(values, left if asked is None else min(asked, left))
 
-    def _check_length(self, prompt: Prompt, from_text: bool) -> None:
+    def check_length(self, prompt: Prompt, from_text: bool) -> None:
+        """Raises ``ApiError`` for a prompt that does not fit into the context."""
         room, count = self._max_model_len, len(prompt.tokens)
         if count <= room:
             return
@@ -256,6 +267,7 @@ def _common(values: Json) -> Json:
         "return_token_ids": values.get("return_token_ids", False),
         "body_id": values.get("request_id"),
         "cache_salt": values.get("cache_salt"),
+        "model": values.get("model"),
     }
 
 

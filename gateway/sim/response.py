@@ -3,6 +3,7 @@
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 
+from gateway.sim.dialect import OPENAI, Dialect
 from gateway.sim.faults import Fault
 from gateway.sim.wire import DONE
 
@@ -56,10 +57,13 @@ class Response:
     hung = False
     """Nothing will ever be sent (only by faults)."""
 
-    def __init__(self, line: Line, keep: bool, body_wanted: bool) -> None:
+    def __init__(
+        self, line: Line, keep: bool, body_wanted: bool, dialect: Dialect = OPENAI
+    ) -> None:
         self._line = line
         self._keep = keep
         self._body_wanted = body_wanted
+        self.dialect = dialect
         self.extra: Headers = []
         """Headers for every answer to this request, after its own."""
         self.gone: Callable[[], None] | None = None
@@ -76,23 +80,24 @@ class Response:
         self._line.send(head + body if self._body_wanted else head)
         self._line.finish(self._keep)
 
-    def open(self) -> None:
+    def open(self, headers: Headers = STREAM_HEADERS) -> None:
         """The head of a stream. It leaves before the engine has answered, as vLLM's does."""
-        self._line.send(self._head(200, STREAM_HEADERS, chunked=True))
+        self._line.send(self._head(200, headers, chunked=True))
 
     def event(self, data: bytes) -> None:
-        """One event (or comment) of a stream, in its own chunk and write."""
+        """One event (or comment, or piece of audio) of a stream, in its own chunk and write."""
         self._line.send(b"%x\r\n%b\r\n" % (len(data), data))
 
-    def usage(self, data: bytes) -> None:
-        """The usage event."""
-        self.event(data)
-
-    def end(self) -> None:
-        """``[DONE]`` and the last chunk."""
-        self.event(DONE)
+    def end(self, last: bytes = DONE) -> None:
+        """The surface's terminal event (empty: there is none), and the last chunk."""
+        if last:
+            self.event(last)
         self._line.send(LAST_CHUNK)
         self._line.finish(self._keep)
+
+    def cut(self) -> None:
+        """Close a stream in its middle, as uvicorn does when the handler raises."""
+        self._line.close()
 
     def line_gone(self) -> None:
         """The connection is lost."""

@@ -108,7 +108,7 @@ def check_completion_rules(body: Json) -> None:
     check_integers(body, "prompt_logprobs", "logprobs")
 
 
-def _check_prompt(value: object, loc: str) -> schema.Checked:
+def check_prompt(value: object, loc: str) -> schema.Checked:
     """The union of ids, lists of ids, text and lists of text, with pydantic's four branches."""
     if isinstance(value, str):
         return value, []
@@ -142,7 +142,8 @@ def _check_ids(value: object, loc: str) -> schema.Checked:
     return ids, errors or [e for i, v in enumerate(ids) for e in _check_id(v, f"{loc}.{i}")]
 
 
-def _check_messages(value: object, loc: str) -> schema.Checked:
+def check_messages(value: object, loc: str) -> schema.Checked:
+    """A list of messages with roles."""
     messages, errors = schema.LIST(value, loc)
     for number, message in enumerate(messages or ()):
         errors = errors + _check_message(message, f"{loc}.{number}")
@@ -166,7 +167,7 @@ def _check_message(message: object, loc: str) -> list[Json]:
 
 
 CHAT_FIELDS = {
-    "messages": _check_messages,
+    "messages": check_messages,
     "model": schema.STRING,
     **FIELDS,
     "logprobs": schema.BOOLEAN,
@@ -185,7 +186,7 @@ CHAT_FIELDS = {
 }
 COMPLETION_FIELDS = {
     "model": schema.STRING,
-    "prompt": _check_prompt,
+    "prompt": check_prompt,
     "echo": schema.BOOLEAN,
     "logprobs": schema.INTEGER,
     **FIELDS,
@@ -195,7 +196,7 @@ COMPLETION_FIELDS = {
 TOKENIZE_FIELDS = {
     "model": schema.STRING,
     "prompt": schema.STRING,
-    "messages": _check_messages,
+    "messages": check_messages,
     "add_special_tokens": schema.BOOLEAN,
     "add_generation_prompt": schema.BOOLEAN,
     "return_token_strs": schema.BOOLEAN,

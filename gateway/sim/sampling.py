@@ -19,6 +19,7 @@ from gateway.sim.schema import (
     Json,
     bad_request,
 )
+from gateway.sim.text import VOCAB_SIZE
 
 MAX_SEQUENCES = 16_384
 MAX_LOGPROBS = 20
@@ -166,8 +167,32 @@ def _check_temperature(value: float) -> None:
     raise bad_request(f"temperature {problem}, got {value}.", "temperature", value=value)
 
 
-def late_logprobs_error(count: int | None) -> ApiError | None:
-    """Too many logprobs: the engine notices it, so a stream has its 200 by then."""
+def late_error(values: Json, count: int | None) -> ApiError | None:
+    """What only the engine notices, so that a stream has its 200 by then."""
+    unknown = [int(i) for i in values.get("logit_bias", ()) if not _in_vocabulary(i)]
+    if unknown:
+        return bad_request(
+            f"token_id(s) {unknown} in logit_bias contain out-of-vocab token ids. "
+            f"Vocabulary size: {VOCAB_SIZE}",
+            "logit_bias",
+            value=unknown,
+        )
+    wanted = values.get("response_format", {}).get("json_schema") or {}
+    kind = (wanted.get("schema") or {}).get("type")
+    if isinstance(kind, str) and kind not in _JSON_TYPES:
+        return bad_request(f"Grammar error: Unsupported type: {kind}")
+    return _late_logprobs_error(count)
+
+
+_JSON_TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
+
+
+def _in_vocabulary(token: str) -> bool:
+    return not token.isdecimal() or int(token) < VOCAB_SIZE
+
+
+def _late_logprobs_error(count: int | None) -> ApiError | None:
+    """Too many logprobs."""
     if count is None or count <= MAX_LOGPROBS:
         return None
     return bad_request(

@@ -38,7 +38,10 @@ class ApiError(Exception):
 
 
 class BodyUnreadableError(Exception):
-    """The body is no UTF-8; FastAPI answers this before vLLM's own handlers."""
+    """The body is no UTF-8, or no form; FastAPI answers this before vLLM's own handlers."""
+
+    def __init__(self, message: str = "There was an error parsing the body") -> None:
+        super().__init__(message)
 
 
 def bad_request(message: str, param: str | None = None, **value: object) -> ApiError:
@@ -67,6 +70,12 @@ def field_error(kind: str, loc: str, message: str, value: object, **ctx: object)
     if ctx:
         error["ctx"] = ctx
     return error
+
+
+def value_error(loc: str, message: str, value: object) -> Json:
+    """What pydantic makes of a ``ValueError`` in a validator of vLLM's."""
+    shown = f"Value error, {message}"
+    return field_error("value_error", loc, shown, value, error=ValueError(message))
 
 
 def _shown(value: object) -> str:

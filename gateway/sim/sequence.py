@@ -158,5 +158,7 @@ class Job:
     """Sequences that have not ended."""
     salt: int = 0
     """Keeps the prefix cache of ``cache_salt`` apart."""
+    pooling: bool = False
+    """Its sequences read their prompts and make no tokens."""
     paused: bool = False
     aborted: bool = False

@@ -123,6 +123,11 @@ class Sim:
         return self.worker.engine.waiting
 
     @property
+    def operator_calls(self) -> dict[str, int]:
+        """Path to number of calls, for the routes that no client may reach."""
+        return dict(self.worker.operators.calls)
+
+    @property
     def connections(self) -> int:
         """Open connections."""
         return len(self._connections)

@@ -1,11 +1,10 @@
-"""JSON as vLLM writes it: what chat and completions share.
+"""JSON as vLLM writes it: what the surfaces share.
 
 Events are put together from bytes in the order of vLLM's pydantic fields: one token of one stream
 costs a few concatenations, and the layout can be read off. Source: the ``protocol.py`` files under
 ``vllm/entrypoints``, and the bytes of a running 0.32.0.
 """
 
-import json
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import msgspec
 
 from gateway.sim.answers import Kind
-from gateway.sim.schema import ApiError, Json
+from gateway.sim.schema import Json
 from gateway.sim.sequence import Finish, Sequence, Step
 from gateway.sim.text import Tokenizer
 
@@ -29,9 +28,9 @@ def event(data: bytes) -> bytes:
     return b"data: " + data + b"\n\n"
 
 
-def error_event(error: ApiError) -> bytes:
-    """An error inside a stream: vLLM uses ``json.dumps`` here, with its spaces and escapes."""
-    return event(json.dumps(error.body()).encode())
+def named_event(name: str, data: bytes) -> bytes:
+    """One server-sent event with its name, as on ``/v1/responses`` and ``/v1/messages``."""
+    return b"event: " + name.encode() + b"\ndata: " + data + b"\n\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +49,18 @@ class Usage:
 
     prompt_tokens: int
     completion_tokens: int = 0
-    cached_tokens: int | None = None
-    """None: ``--enable-prompt-tokens-details`` is off."""
+    cached_tokens: int = 0
     created_cache_tokens: int | None = None
+    """None: this surface does not count them."""
+    details: bool = False
+    """``--enable-prompt-tokens-details``, which chat, completions and messages look at."""
     reasoning_tokens: int | None = None
     """None: there is no reasoning parser."""
 
     def whole(self) -> Json:
         """All fields, as in an answer that is no stream."""
         details = None
-        if self.cached_tokens is not None:
+        if self.details:
             details = {
                 "cached_tokens": self.cached_tokens,
                 "created_cache_tokens": self.created_cache_tokens,
@@ -74,7 +75,7 @@ class Usage:
     def last(self) -> Json:
         """Without nulls, as in the last event of a stream."""
         usage = self._counts()
-        if self.cached_tokens is not None:
+        if self.details:
             details = {"cached_tokens": self.cached_tokens}
             if self.created_cache_tokens is not None:
                 details["created_cache_tokens"] = self.created_cache_tokens
@@ -209,14 +210,13 @@ class Logprobs:
 
 
 def usage_of(
-    sequences: Items[Sequence], prompts: Items[Items[int]], block_size: int | None, chat: bool
+    sequences: Items[Sequence], prompts: Items[Items[int]], block_size: int, chat: bool
 ) -> Usage:
-    """Counts when all is done. ``block_size`` None: no details of the prompt's tokens."""
+    """Counts when all is done."""
     usage = Usage(sum(map(len, prompts)), sum(len(one.produced) for one in sequences))
-    if block_size is not None:
-        # vLLM takes them from the first output only, and counts new blocks for chats only.
-        usage.cached_tokens = sequences[0].cached_tokens
-        if chat:
-            full = len(prompts[0]) // block_size * block_size
-            usage.created_cache_tokens = max(full - usage.cached_tokens, 0)
+    # vLLM takes them from the first output only, and counts new blocks for chats only.
+    usage.cached_tokens = sequences[0].cached_tokens
+    if chat:
+        full = len(prompts[0]) // block_size * block_size
+        usage.created_cache_tokens = max(full - usage.cached_tokens, 0)
     return usage

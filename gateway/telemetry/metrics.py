@@ -120,6 +120,7 @@ class Metrics:
     def __init__(self) -> None:
         self._models: dict[str, _ModelSeries] = {}
         self._requests: dict[tuple[str, str, str, str], int] = {}
+        self._audio_bytes: dict[tuple[str], int] = {}
         self._retries: dict[tuple[str, str], int] = {}
         self._tokens: dict[tuple[str, str, str], int] = {}
         self._gauges: list[tuple[_Family, Callable[[], float]]] = []
@@ -154,6 +155,8 @@ class Metrics:
                 series.tpot.observe(tpot_s)
         if record.usage is not None:
             self._count_tokens(model, record)
+        if record.audio_bytes:
+            self._audio_bytes[(model,)] = self._audio_bytes.get((model,), 0) + record.audio_bytes
 
     def _count_tokens(self, model: str, record: Record) -> None:
         usage = record.usage
@@ -214,6 +217,12 @@ class Metrics:
         for token_labels, count in list(self._tokens.items()):
             tokens.add_metric(token_labels, count)
         yield tokens
+        audio = CounterMetricFamily(
+            _PREFIX + "audio_bytes", "Bytes of speech sent to clients.", labels=("model",)
+        )
+        for audio_labels, count in list(self._audio_bytes.items()):
+            audio.add_metric(audio_labels, count)
+        yield audio
         retries = CounterMetricFamily(
             _PREFIX + "retries",
             "Further workers that were asked after one had failed.",

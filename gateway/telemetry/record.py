@@ -34,6 +34,8 @@ class Record:
     ended_at_s: float = 0.0
     times: TokenTimes = field(default_factory=TokenTimes)
     token_events: int = 0
+    audio_bytes: int = 0
+    """Bytes of sound that went down."""
     usage: Usage | None = None
 
     @property

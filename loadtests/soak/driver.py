@@ -32,6 +32,9 @@ SLOW_READS, SLOW_PAUSE_S, SLOW_BYTES = 10, 0.03, 4096
 SMALL_WINDOW_BYTES, LARGE_WINDOW_BYTES = 4096, 2**20
 READ_BYTES = 2**18
 BODY_LEFT_BYTES = 500
+DEAF_S = 4 * WRITE_STALL_S + 1
+"""The gateway gives up one and a half times its write stall after it had to pause, and that may
+take a second or two on a busy machine."""
 TELL_S = 0.5
 
 
@@ -147,8 +150,8 @@ class Client:
             self._set_window(sock, LARGE_WINDOW_BYTES)
             return await self._read(sock, seen)
         elif act is Act.DEAF:
-            # Its last word is behind what has not been read.
-            await asyncio.sleep(2 * WRITE_STALL_S)
+            # What the gateway said last is behind what has not been read: there is nothing to see.
+            await asyncio.sleep(DEAF_S)
             await self._read_to_close(sock)
         return None
 

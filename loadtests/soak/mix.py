@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 MODEL = "soak"
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
-IDLE_S = WRITE_STALL_S = 3.0
-"""The gateway's settings for a soak: a silent worker, a deaf client are waited for so long."""
+IDLE_S, WRITE_STALL_S = 3.0, 1.5
+"""The gateway's settings for a soak: how long it waits for a silent worker, and a deaf client."""
 LONG_EVENT_BYTES = 300_000
 
 
@@ -143,7 +143,7 @@ def _failing() -> Iterator[Kind]:
         request = _chat(8, fault=f"status={status}")
         yield Kind(f"status={status}", 5, outcome, request, status=status)
     yield Kind("late 400", 5, refused, _chat(8, fault="error-first=400"), status=400)
-    for fault in ("reset@0", "eof@head", "bad-head", "huge-head=400000"):
+    for fault in ("reset@0", "eof@head", "bad-head", "huge-head=4000000"):
         yield Kind(fault, 5, failed, _chat(8, fault=fault), status=502)
     yield Kind("error@4", 5, failed, _chat(8, fault="error@4"))
     for fault in ("reset@4", "eof@4", "truncate@4", "bad-chunk@4"):

@@ -136,6 +136,50 @@ def read_stream(client: httpx.Client, path: str, body: Mapping[str, Any], **opti
     return Stream([json.loads(part.removeprefix("data: ")) for part in parts[:-1]], raw)
 
 
+@dataclass(frozen=True)
+class NamedStream:
+    """One whole stream of named events, as Responses and Messages have them."""
+
+    events: list[dict[str, Any]]
+    raw: bytes
+
+    @property
+    def names(self) -> list[str]:
+        """The name of each event."""
+        return [event["type"] for event in self.events]
+
+    def all(self, name: str) -> list[dict[str, Any]]:
+        """The events of that name."""
+        return [event for event in self.events if event["type"] == name]
+
+
+def read_named_stream(
+    client: httpx.Client, path: str, body: Mapping[str, Any], **options: Any
+) -> NamedStream:
+    """POST `body` with `stream: true` and read the stream to its end.
+
+    Asserts what holds for every such stream: the head, and two lines per event, of which the
+    first has the type that the data has. There is no `[DONE]`.
+    """
+    answer = client.post(path, json={**body, "stream": True}, **options)
+    return named_stream(answer)
+
+
+def named_stream(answer: httpx.Response) -> NamedStream:
+    """The stream in an answer; asserts what `read_named_stream` does."""
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert "content-length" not in answer.headers
+    raw = answer.content
+    assert raw.endswith(b"\n\n")
+    events = []
+    for part in raw.decode().removesuffix("\n\n").split("\n\n"):
+        name, data = part.split("\n")
+        events.append(json.loads(data.removeprefix("data: ")))
+        assert name == f"event: {events[-1]['type']}"
+    return NamedStream(events, raw)
+
+
 def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = WAIT_TIMEOUT_S) -> None:
     """Return once `condition()` is true; fail with `what` when that takes too long."""
     deadline = time.monotonic() + timeout_s

@@ -12,6 +12,15 @@ MADE_UP_ID = "(?:[0-9a-f]{16}|[0-9a-f]{32})"
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
+RESPONSES = "/v1/responses"
+MESSAGES = "/v1/messages"
+COUNT_TOKENS = "/v1/messages/count_tokens"
+EMBEDDINGS = "/v1/embeddings"
+COHERE_EMBED = "/v2/embed"
+POOLING = "/pooling"
+CLASSIFY = "/classify"
+SCORE_PATHS = ("/score", "/v1/score")
+RERANK_PATHS = ("/rerank", "/v1/rerank", "/v2/rerank")
 
 
 def chat(**fields: Any) -> dict[str, Any]:
@@ -30,21 +39,31 @@ _FIXED: dict[str, Any] = {"max_tokens": 4, "temperature": 0, "ignore_eos": True}
 PATHS_AND_BODIES = [(CHAT, chat), (COMPLETIONS, completion)]
 """For cases that hold for both."""
 
+
+def response(**fields: Any) -> dict[str, Any]:
+    """A response that is the same every time, four tokens long unless `fields` differ."""
+    fixed = {"model": MODEL, "input": "Hello", "max_output_tokens": 4, "temperature": 0}
+    return {**fixed, **fields}
+
+
+def message(**fields: Any) -> dict[str, Any]:
+    """A message that is the same every time, four tokens long unless `fields` differ."""
+    messages = [{"role": "user", "content": "Hi there"}]
+    return {"model": MODEL, "messages": messages, "max_tokens": 4, "temperature": 0, **fields}
+
+
+WEATHER_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string", "enum": ["Paris"]},
+        "days": {"type": "integer", "enum": [3]},
+    },
+    "required": ["city", "days"],
+    "additionalProperties": False,
+}
 GET_WEATHER = {
     "type": "function",
-    "function": {
-        "name": "get_weather",
-        "strict": True,
-        "parameters": {
-            "type": "object",
-            "properties": {
-                "city": {"type": "string", "enum": ["Paris"]},
-                "days": {"type": "integer", "enum": [3]},
-            },
-            "required": ["city", "days"],
-            "additionalProperties": False,
-        },
-    },
+    "function": {"name": "get_weather", "strict": True, "parameters": WEATHER_SCHEMA},
 }
 WEATHER_ARGUMENTS = {"city": "Paris", "days": 3}
 """The only arguments that the parameters of `get_weather` allow."""
@@ -56,7 +75,6 @@ def tool_chat(tool_choice: Any, **fields: Any) -> dict[str, Any]:
 
     The bias keeps it from white space between the tokens of the call, and from a second call.
     """
-    bias = {str(token): -100 for token in WHITESPACE_TOKENS.values()} | {str(EOS_TOKEN): 100}
     return {
         "model": MODEL,
         "messages": [{"role": "user", "content": "What is the weather in Paris?"}],
@@ -64,9 +82,33 @@ def tool_chat(tool_choice: Any, **fields: Any) -> dict[str, Any]:
         "tool_choice": tool_choice,
         "max_tokens": 200,
         "temperature": 0,
-        "logit_bias": bias,
+        "logit_bias": _TO_THE_POINT,
         **fields,
     }
+
+
+def tool_response(tool_choice: Any, **fields: Any) -> dict[str, Any]:
+    """A response that has to call `get_weather`, as `tool_chat` is a chat that has to."""
+    tool = {"type": "function", "name": "get_weather", "strict": True, "parameters": WEATHER_SCHEMA}
+    choice = {"tools": [tool], "tool_choice": tool_choice, "logit_bias": _TO_THE_POINT}
+    return response(input="What is the weather?", **choice, max_output_tokens=200, **fields)
+
+
+def tool_message(**fields: Any) -> dict[str, Any]:
+    """A message that has to call `get_weather`.
+
+    This API has no bias. At a temperature the white space between the tokens of the call is some,
+    and not the same for ever.
+    """
+    tool = {"name": "get_weather", "strict": True, "input_schema": WEATHER_SCHEMA}
+    choice = {"tools": [tool], "tool_choice": {"type": "tool", "name": "get_weather"}}
+    return message(**choice, temperature=1, max_tokens=2000, **fields)
+
+
+_TO_THE_POINT = {
+    **{str(token): -100 for token in WHITESPACE_TOKENS.values()},
+    str(EOS_TOKEN): 100,
+}
 
 
 def usage(prompt: Any, generated: Any, whole: Any, details: Any = None) -> dict[str, Any]:

@@ -1,4 +1,8 @@
-"""The fixture `target`: every case runs against each of them, with the same assertions."""
+"""The fixture `target`: every case runs against each of them, with the same assertions.
+
+An engine serves the surfaces of one kind only, so that each kind has a fixture of its own; the
+simulator serves them all.
+"""
 
 import uuid
 from collections.abc import Iterator
@@ -7,9 +11,19 @@ import httpx
 import pytest
 
 from tests.conformance.targets import Target, start_gateway, start_simulator
-from tests.support import engine
+from tests.support.engine import Engine
 
 TIMEOUT_S = 60.0
+
+every_target = pytest.fixture(
+    scope="session",
+    params=[
+        "sim",
+        pytest.param("vllm", marks=pytest.mark.vllm),
+        "gateway+sim",
+        pytest.param("gateway+vllm", marks=pytest.mark.vllm),
+    ],
+)
 
 
 @pytest.fixture(scope="session")
@@ -19,30 +33,24 @@ def simulator_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     program.stop()
 
 
-def _worker_url(request: pytest.FixtureRequest, worker: str) -> str:
-    if worker == "sim":
-        url: str = request.getfixturevalue("simulator_url")
-        return url
-    engines: tuple[engine.Engine, engine.Engine] = request.getfixturevalue("engines")
-    return engines[0].url
+@pytest.fixture(scope="session")
+def generating_engine(engines: tuple[Engine, Engine]) -> Engine:
+    """The one that runs many sequences at once."""
+    return engines[0]
 
 
-@pytest.fixture(
-    scope="session",
-    params=[
-        "sim",
-        pytest.param("vllm", marks=pytest.mark.vllm),
-        "gateway+sim",
-        pytest.param("gateway+vllm", marks=pytest.mark.vllm),
-    ],
-)
-def target(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+def _serve(
+    request: pytest.FixtureRequest, engine_fixture: str, factory: pytest.TempPathFactory
 ) -> Iterator[Target]:
+    """The target that the parameter names, with that engine where the worker is a real one."""
     name: str = request.param
-    worker_url = _worker_url(request, name.removeprefix("gateway+"))
+    if name.endswith("sim"):
+        worker_url: str = request.getfixturevalue("simulator_url")
+    else:
+        engine: Engine = request.getfixturevalue(engine_fixture)
+        worker_url = engine.url
     if name.startswith("gateway+"):
-        gateway = start_gateway([worker_url], tmp_path_factory.mktemp(name) / "log")
+        gateway = start_gateway([worker_url], factory.mktemp(name) / "log")
         try:
             with httpx.Client(base_url=gateway.url, timeout=TIMEOUT_S) as client:
                 yield Target(name, gateway.url, worker_url, client)
@@ -51,6 +59,38 @@ def target(
     else:
         with httpx.Client(base_url=worker_url, timeout=TIMEOUT_S) as client:
             yield Target(name, worker_url, worker_url, client)
+
+
+@every_target
+def target(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Target]:
+    """For what generates text."""
+    yield from _serve(request, "generating_engine", tmp_path_factory)
+
+
+@every_target
+def pooling_target(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Target]:
+    """For embeddings, and for scores made of them."""
+    yield from _serve(request, "pooling_engine", tmp_path_factory)
+
+
+@every_target
+def classifying_target(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Target]:
+    """For classes."""
+    yield from _serve(request, "classifying_engine", tmp_path_factory)
+
+
+@every_target
+def transcribing_target(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Target]:
+    """For speech."""
+    yield from _serve(request, "transcribing_engine", tmp_path_factory)
 
 
 @pytest.fixture

@@ -280,7 +280,8 @@ async def test_headers_of_the_workers_connection_do_not_come_down(
             f"HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ntransfer-encoding: chunked\r\n"
             "connection: keep-alive, x-mine\r\nkeep-alive: timeout=5\r\nx-mine: 1\r\n"
             "proxy-authenticate: Basic\r\nupgrade: h2c\r\ntrailer: x-late\r\n"
-            "x-request-id: the-workers\r\nx-kept: a\r\nx-kept: b\r\nset-cookie: c=d\r\n\r\n".encode()
+            "x-request-id: the-workers\r\nx-kept: a\r\nx-kept: b\r\n"
+            "set-cookie: c=d\r\n\r\n".encode()
         )
         if streamed:
             await exchange.chunks(*answer_of("one"))

@@ -74,7 +74,7 @@ class Served:
     async def closed_to_new_clients(self) -> None:
         """Wait until new connections are refused."""
         async with asyncio.timeout(20):
-            while await self.accepts():
+            while await self.accepts():  # noqa: ASYNC110 - another process knows
                 await asyncio.sleep(0.02)
 
     async def ended(self) -> int:
@@ -98,7 +98,7 @@ async def serve(worker: str, *flags: str) -> AsyncIterator[Served]:
         await until(lambda: len(served.ports) == 2 or process.returncode is not None, 30)
         assert process.returncode is None, served.lines
         async with asyncio.timeout(30):
-            while (await ask(served.port, READY)).status != 200:
+            while (await ask(served.port, READY)).status != 200:  # noqa: ASYNC110 - the same
                 await asyncio.sleep(0.02)
         yield served
     finally:

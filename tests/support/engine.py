@@ -1,4 +1,8 @@
-"""Real vLLM engines as test equipment: a pytest plugin with the session fixture `engines`.
+"""Real vLLM engines as test equipment: a pytest plugin with session fixtures.
+
+`engines` are two that generate. Others serve other surfaces, since an engine either generates,
+embeds, classifies or transcribes: `pooling_engine`, `classifying_engine`, `transcribing_engine`.
+Of these one runs at a time, beside the two; the tests that want one come last, kind by kind.
 
 The engines run in their own virtual environment: `.venv-vllm` in the repository, or the one whose
 Python is named by `--vllm-python`. Without it tests that need an engine are skipped; with
@@ -75,6 +79,37 @@ class Program:
 
 
 @dataclass(frozen=True)
+class Kind:
+    """What an engine is made for."""
+
+    model: str
+    """The model, as `tiny_model.py` names it."""
+    flags: tuple[str, ...]
+    max_model_len: int = MAX_MODEL_LEN
+
+
+GENERATING = Kind(
+    "llama",
+    (
+        # An abort is heard between two steps: with small ones a long prompt is stopped at once.
+        "--max-num-batched-tokens",
+        "512",
+        "--enable-prompt-tokens-details",
+        "--enable-auto-tool-choice",
+        "--tool-call-parser",
+        "hermes",
+    ),
+)
+EMBEDDING = Kind(
+    "llama",
+    # The second: that a request may ask for fewer dimensions.
+    ("--runner", "pooling", "--convert", "embed", "--hf-overrides", '{"is_matryoshka": true}'),
+)
+CLASSIFYING = Kind("classifier", ("--runner", "pooling", "--convert", "classify"))
+TRANSCRIBING = Kind("whisper", (), max_model_len=448)
+
+
+@dataclass(frozen=True)
 class Engine:
     """One running engine."""
 
@@ -100,39 +135,36 @@ def answers_ok(url: str) -> bool:
         return False
 
 
-def make_model(python: Path, cache: Path) -> Path:
+def make_model(python: Path, cache: Path, model: str) -> Path:
     """The model folder below `cache`, made anew when the script that makes it has changed."""
     digest = hashlib.sha256(TINY_MODEL.read_bytes()).hexdigest()[:12]
-    folder = cache / f"tiny-model-{digest}"
-    subprocess.run([str(python), str(TINY_MODEL), str(folder)], check=True)
+    folder = cache / f"tiny-{model}-{digest}"
+    subprocess.run([str(python), str(TINY_MODEL), model, str(folder)], check=True)
     return folder
 
 
-def start_engine(
-    python: Path, model: Path, log: Path, *, max_num_seqs: int, flags: Sequence[str] = ()
-) -> Engine:
+def start_engine(python: Path, kind: Kind, log: Path, *, max_num_seqs: int = 64) -> Engine:
     """Start one engine and return at once; it is ready when `/health` answers."""
+    model = make_model(python, REPOSITORY / ".cache", kind.model)
     port = free_port()
     # `vllm serve` asks for the metadata of a package that the CPU build does not have.
     command = [str(python), "-m", "vllm.entrypoints.openai.api_server"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     command += ["--model", str(model), "--served-model-name", MODEL, "--load-format", "dummy"]
     command += ["--dtype", "float32", "--enforce-eager", "--block-size", "32"]
-    command += ["--max-model-len", str(MAX_MODEL_LEN), "--max-num-seqs", str(max_num_seqs)]
-    # An abort is heard between two steps: with small ones a long prompt is stopped at once.
-    command += ["--max-num-batched-tokens", "512"]
+    command += ["--max-model-len", str(kind.max_model_len), "--max-num-seqs", str(max_num_seqs)]
     # Without an explicit size the key-value cache takes most of the memory there is.
-    command += ["--kv-cache-memory-bytes", str(256 * 2**20)]
-    command += ["--enable-prompt-tokens-details"]
-    command += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes", *flags]
+    command += ["--kv-cache-memory-bytes", str(256 * 2**20), *kind.flags]
     environ = {
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        # Without it no response can be read later, or be made in the background.
+        "VLLM_ENABLE_RESPONSES_API_STORE": "1",
         "OMP_NUM_THREADS": "1",
     }
-    program = Program(f"vLLM on port {port}", command, log, environ)
+    program = Program(f"vLLM ({kind.model}) on port {port}", command, log, environ)
     return Engine(f"http://127.0.0.1:{port}", max_num_seqs, program)
 
 
@@ -168,19 +200,76 @@ def engines(
     vllm_python: Path, pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Engine, Engine]]:
     """Two engines: one that runs 64 sequences at once, and one that queues the third."""
-    model = make_model(vllm_python, REPOSITORY / ".cache")
     logs = tmp_path_factory.mktemp("engines")
     started: list[Engine] = []
     try:
         for max_num_seqs in (64, 2):
             log = logs / f"engine-{len(started)}.log"
-            started.append(start_engine(vllm_python, model, log, max_num_seqs=max_num_seqs))
+            started.append(start_engine(vllm_python, GENERATING, log, max_num_seqs=max_num_seqs))
         for engine in started:
             _wait_until_healthy(engine, pytestconfig)
         yield started[0], started[1]
     finally:
         for engine in started:
             engine.program.stop()
+
+
+@pytest.fixture(scope="session")
+def third_engine(
+    vllm_python: Path, pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[Kind], Engine]]:
+    """Starts an engine in the place of the one that it started before: memory is for three."""
+    logs = tmp_path_factory.mktemp("third-engine")
+    running: list[Engine] = []
+
+    def start(kind: Kind) -> Engine:
+        while running:
+            running.pop().program.stop()
+        running.append(start_engine(vllm_python, kind, logs / f"{kind.model}.log"))
+        _wait_until_healthy(running[0], pytestconfig)
+        return running[0]
+
+    yield start
+    for engine in running:
+        engine.program.stop()
+
+
+@pytest.fixture(scope="session")
+def pooling_engine(third_engine: Callable[[Kind], Engine]) -> Engine:
+    """One that embeds, and scores by how near two embeddings are."""
+    return third_engine(EMBEDDING)
+
+
+@pytest.fixture(scope="session")
+def classifying_engine(third_engine: Callable[[Kind], Engine]) -> Engine:
+    """One that gives each text a class, of two."""
+    return third_engine(CLASSIFYING)
+
+
+@pytest.fixture(scope="session")
+def transcribing_engine(third_engine: Callable[[Kind], Engine]) -> Engine:
+    """One that hears speech."""
+    return third_engine(TRANSCRIBING)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of an engine that takes another's place come after those of the other."""
+
+    def place(item: pytest.Item) -> int:
+        wanted = getattr(item, "fixturenames", ())
+        places = [at for at, names in enumerate(IN_THIS_ORDER, 1) if names & set(wanted)]
+        return max(places, default=0)
+
+    items.sort(key=place)
+
+
+IN_THIS_ORDER = (
+    {"pooling_engine", "pooling_target"},
+    {"classifying_engine", "classifying_target"},
+    {"transcribing_engine", "transcribing_target"},
+)
+"""Fixtures that need the third engine: each set another kind of it."""
 
 
 def _wait_until_healthy(engine: Engine, config: pytest.Config) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import logging
+import re
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -45,7 +46,7 @@ class RunningGateway:
 
     @property
     def log(self) -> str:
-        """What the gateway has logged, without the line per request."""
+        """What the gateway and its server have logged, without the line per request."""
         return self._log.getvalue()
 
     @property
@@ -93,6 +94,9 @@ class RunningGateway:
         told = (await gateway.metrics.render()).decode() + self.log + self._requests.getvalue()
         for secret in (PROMPT, CLIENT_KEY, WORKER_KEY):
             assert secret not in told
+        # The one exception that is raised on purpose: ASGI has no other way to cut an answer.
+        failures = self.log.count("Traceback (most recent call last)")
+        assert failures == len(re.findall(r"(?m)^\S+\.AnswerCut$", self.log)), self.log
 
     async def told(self, *outcomes: str, retries: int = 0, standing: bool = True) -> None:
         """Each request is told once, in metrics and in the log, under these outcomes.
@@ -128,6 +132,11 @@ class RunningGateway:
         """Worker connections that are kept for reuse."""
         kept = self.gateway.connections._idle.values()
         return sum(each.is_open for connections in kept for each in connections)
+
+    @property
+    def gateway_tasks(self) -> int:
+        """Tasks that serve requests."""
+        return len(self._state.tasks)
 
     def _tasks_left(self) -> list[str]:
         """Tasks of the gateway, or of its server, that began after it did."""
@@ -210,11 +219,11 @@ def _captured_log() -> Iterator[io.StringIO]:
     logger = logging.getLogger("gateway")
     level = logger.level
     logger.setLevel(logging.DEBUG)
-    logger.addHandler(handler)
+    logging.getLogger().addHandler(handler)
     try:
         yield log
     finally:
-        logger.removeHandler(handler)
+        logging.getLogger().removeHandler(handler)
         logger.setLevel(level)
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 PROMPT = "prompt-that-is-nobodys-business"
 CLIENT_KEY = "sk-client-secret"
 WORKER_KEY = "sk-worker-secret"
-_PATIENCE_S = 30.0
+_PATIENCE_S = 15.0
 
 
 def chat_body(*, stream: bool = True, **more: object) -> bytes:
@@ -119,28 +119,33 @@ class RawClient:
         """Read at least `size` body bytes of a chunked answer."""
         async with asyncio.timeout(_PATIENCE_S):
             while len(answer.body) < size:
-                await self._chunk(answer)
+                answer.body += await self._chunk()
         return answer.body
 
     async def rest(self, answer: RawAnswer) -> RawAnswer:
         """The body, up to its end or the connection's."""
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+        parts = [answer.body]
+        try:
             async with asyncio.timeout(_PATIENCE_S):
                 length = answer.header("content-length")
                 if answer.header("transfer-encoding") == "chunked":
-                    while await self._chunk(answer):
-                        pass
+                    while data := await self._chunk():
+                        parts.append(data)
                     answer.whole = True
                 elif length is not None:
-                    while missing := int(length) - len(answer.body):
-                        data = await self.reader.read(missing)
-                        answer.body += data
-                        if not data:
-                            return answer
-                    answer.whole = True
+                    missing = int(length) - len(answer.body)
+                    while missing and (data := await self.reader.read(missing)):
+                        parts.append(data)
+                        missing -= len(data)
+                    answer.whole = missing == 0
                 else:
-                    answer.body += await self.reader.read()
+                    while data := await self.reader.read(2**16):
+                        parts.append(data)
                     answer.whole = True
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            answer.body = b"".join(parts)
         return answer
 
     async def answer(self) -> RawAnswer:
@@ -156,6 +161,11 @@ class RawClient:
                     found += data
         return bytes(found)
 
+    def widen(self) -> None:
+        """Take what comes quickly again, after a small `receive_buffer`."""
+        sock = self.writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * 2**20)
+
     def close(self) -> None:
         """Leave with FIN."""
         self.writer.close()
@@ -170,12 +180,11 @@ class RawClient:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
 
-    async def _chunk(self, answer: RawAnswer) -> bool:
+    async def _chunk(self) -> bytes:
         size = int(await self.reader.readuntil(b"\r\n"), 16)
         data = await self.reader.readexactly(size)
         assert await self.reader.readexactly(2) == b"\r\n"
-        answer.body += data
-        return size > 0
+        return data
 
 
 @contextlib.asynccontextmanager
@@ -185,9 +194,12 @@ async def dial(port: int, *, receive_buffer: int | None = None) -> AsyncIterator
     sock.setblocking(False)
     if receive_buffer is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
-    limit = 2**16 if receive_buffer is None else 1024
-    reader, writer = await asyncio.open_connection(sock=sock, limit=limit)
+    try:
+        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+        reader, writer = await asyncio.open_connection(sock=sock)
+    except OSError:
+        sock.close()
+        raise
     try:
         yield RawClient(reader, writer)
     finally:

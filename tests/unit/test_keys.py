@@ -20,6 +20,11 @@ def test_a_known_key_may_pass(value: bytes) -> None:
     KEYS.check([(b"x-api-key", b"other"), (b"authorization", value)])
 
 
+def test_anthropics_header_will_do() -> None:
+    """Its SDKs send the key as `x-api-key`."""
+    assert KEYS.check([(b"x-api-key", b"sk-one")])
+
+
 @pytest.mark.parametrize(
     "headers",
     [
@@ -34,7 +39,8 @@ def test_a_known_key_may_pass(value: bytes) -> None:
         [(b"authorization", b"Bearer SK-ONE")],
         [(b"authorization", b"Bearer sk-one sk-two")],
         [(b"authorization", b"Bearer \xff\x00")],
-        [(b"x-api-key", b"sk-one")],
+        [(b"x-api-key", b"sk-on")],
+        [(b"authorization", b"Basic sk-one"), (b"x-api-key", b"sk-one")],
         [(b"authorization", b"Bearer sk-no"), (b"authorization", b"Bearer sk-one")],
     ],
 )

@@ -134,7 +134,7 @@ async def test_a_request_without_a_known_model_has_no_figures() -> None:
 async def test_label_sets_are_closed() -> None:
     """Fine histograms carry the model alone, never a worker or a key."""
     metrics = Metrics()
-    metrics.observe(record(retries=1))
+    metrics.observe(record(retries=1, audio_bytes=9))
     metrics.worker_gauge("worker_leases", "Leases.", lambda: [(WORKER, 1.0)])
     labels = {
         family.name.removeprefix("vllm_gateway_"): {
@@ -147,6 +147,7 @@ async def test_label_sets_are_closed() -> None:
         "build_info": {"version", "python"},
         "requests": {"endpoint", "model", "worker", "outcome"},
         "tokens": {"model", "kind", "exactness"},
+        "audio_bytes": {"model"},
         "retries": {"model", "endpoint"},
         "time_to_first_token_seconds": {"model"},
         "time_per_output_token_seconds": {"model"},

@@ -5,7 +5,7 @@ failure is told in it (docs: README, "Metrics"; vLLM 0.32, entrypoints). One mod
 """
 
 from gateway.relay.formats.messages import MessagesFormat
-from gateway.relay.formats.openai import OpenAIFormat, TranscriptionFormat
+from gateway.relay.formats.openai import OpenAIFormat, SpeechFormat, TranscriptionFormat
 from gateway.relay.formats.reading import Reading, StreamFormat
 from gateway.relay.formats.responses import ResponsesFormat
 from gateway.relay.formats.usage import error_status
@@ -15,6 +15,7 @@ __all__ = [
     "OpenAIFormat",
     "Reading",
     "ResponsesFormat",
+    "SpeechFormat",
     "StreamFormat",
     "TranscriptionFormat",
     "error_status",

@@ -131,6 +131,21 @@ class TranscriptionFormat(OpenAIFormat):
         return super().read(event)
 
 
+class SpeechFormat(OpenAIFormat):
+    """Speech: mostly raw sound, which has no events; `stream_format: sse` has (OpenAI)."""
+
+    token_marks = (b'"audio":"',)
+
+    def read(self, event: bytes) -> Reading:
+        """See `StreamFormat.read`."""
+        data = event_data(event)
+        if data is not None and b'"speech.audio.d' in data:
+            if b'"speech.audio.done"' in data:
+                return Reading(end=True, usage=usage_of(data))
+            return _TOKEN
+        return super().read(event)
+
+
 def _has_token(choices: list[_Choice] | None) -> bool:
     for choice in choices or ():
         if choice.text:

@@ -24,13 +24,20 @@ class WireUsage(msgspec.Struct):
     output_tokens: int | None = None
     input_tokens_details: _Details | None = None
     cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
 
     def to_usage(self) -> Usage:
         """In the gateway's words; what is missing is zero."""
         details = self.prompt_tokens_details or self.input_tokens_details
         cached = details.cached_tokens if details else self.cache_read_input_tokens
+        # Messages counts the prompt in three parts that do not overlap.
+        parts = (
+            self.input_tokens,
+            self.cache_read_input_tokens,
+            self.cache_creation_input_tokens,
+        )
         return Usage(
-            prompt_tokens=self.prompt_tokens or self.input_tokens or 0,
+            prompt_tokens=self.prompt_tokens or sum(part or 0 for part in parts),
             completion_tokens=self.completion_tokens or self.output_tokens or 0,
             cached_tokens=cached or 0,
         )

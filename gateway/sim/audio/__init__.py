@@ -1,0 +1,1 @@
+"""Speech to text, as vLLM has it, and text to speech, as vLLM-Omni and others have it."""

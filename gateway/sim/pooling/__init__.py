@@ -1,0 +1,1 @@
+"""Embeddings, pooling, classification, scores and ranks: what a vLLM pooling engine serves."""

@@ -1,0 +1,1 @@
+"""``/v1/responses``, as vLLM has it without gpt-oss's harmony format and without built-in tools."""
