@@ -217,10 +217,12 @@ def test_wrong_request(
 def test_leaving(pooling_target: Target) -> None:
     """A client that leaves takes its texts from the engine's queue."""
     url = pooling_target.worker_url
-    prompts = [[at % 500] * 3000 for at in range(400)]
-    with send(pooling_target.url, EMBEDDINGS, embed(input=prompts)):
+    texts = [f"{at} " + "fox " * 8000 for at in range(100)]
+    before = total(url, "vllm:request_success_total")
+    with send(pooling_target.url, EMBEDDINGS, embed(input=texts)):
         wait_until(lambda: total(url, RUNNING) > 0, "the engine has begun")
     wait_until(lambda: total(url, RUNNING) + total(url, WAITING) == 0, "the engine is free")
+    assert total(url, "vllm:request_success_total") - before < len(texts)
 
 
 def test_cohere_has_all_fields_in_order(pooling_target: Target) -> None:
