@@ -46,6 +46,8 @@ def parse_models(body: bytes) -> tuple[Model, ...]:
 
 async def learn_models(registry: Registry, worker: Worker, fetch: Fetch, interval_s: float) -> None:
     """Ask one worker for its models for ever: each `interval_s`, each second while it is away."""
+    with contextlib.suppress(OSError):
+        await _resolve(worker)  # `resolve_names` has only just begun
     why = ""
     while True:
         try:
@@ -53,7 +55,7 @@ async def learn_models(registry: Registry, worker: Worker, fetch: Fetch, interva
             if status != 200:
                 raise ValueError(f"/v1/models answered {status}")
             models = parse_models(body)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             if registry.lost(worker) or why != str(error):
                 why = str(error)
                 _log.warning("worker %s is not available: %s", worker.url, why)
@@ -73,16 +75,21 @@ async def resolve_names(worker: Worker, interval_s: float) -> None:
     with contextlib.suppress(ValueError):
         worker.addresses = (str(ipaddress.ip_address(worker.host)),)
         return
-    loop = asyncio.get_running_loop()
     why = ""
     while True:
         try:
-            found = await loop.getaddrinfo(worker.host, worker.port, type=socket.SOCK_STREAM)
+            await _resolve(worker)
         except OSError as error:
             if why != str(error):
                 why = str(error)
                 _log.warning("worker %s: its name does not resolve: %s", worker.url, why)
         else:
             why = ""
-            worker.addresses = tuple(dict.fromkeys(str(entry[4][0]) for entry in found))
         await asyncio.sleep(interval_s if worker.addresses else min(_RETRY_S, interval_s))
+
+
+async def _resolve(worker: Worker) -> None:
+    """Look the worker's name up once. OSError."""
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(worker.host, worker.port, type=socket.SOCK_STREAM)
+    worker.addresses = tuple(dict.fromkeys(str(entry[4][0]) for entry in found))

@@ -16,7 +16,7 @@ VARY = (b"vary", b"Origin")
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """What a handler gets. Raises what the worker answers: ``ApiError``, ``BodyUnreadableError``."""
+    """What a handler gets. It raises ``ApiError`` and ``BodyUnreadableError``."""
 
     request: Request
     response: Response

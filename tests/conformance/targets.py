@@ -43,7 +43,7 @@ def start_simulator(log: Path) -> tuple[str, Program]:
     """Start a simulator with the engines' model name; return its URL when it serves."""
     command = [sys.executable, "-m", "gateway.sim", "--model", MODEL, "--port", "0"]
     command += ["--max-model-len", str(MAX_MODEL_LEN), "--block-size", "32"]
-    command += ["--ttft", "20ms", "--itl", "2ms"]
+    command += ["--ttft", "20ms", "--itl", "2ms", "--responses-store"]
     program = Program("the simulator", command, log, {})
     serving = re.compile(rf"sim: serving {MODEL} on (http://\S+)")
     try:

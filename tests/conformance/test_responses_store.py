@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from tests.conformance.answers import (
+    OneOf,
     differences,
     named_stream,
     read_named_stream,
@@ -58,7 +59,8 @@ def wait_until_ended(target: Target, response_id: str) -> dict[str, Any]:
 def assert_not_found(answer: httpx.Response) -> None:
     """It is a 404 in OpenAI's shape; the gateway's own where it knows no worker that has it."""
     assert answer.status_code == 404
-    error = {"message": str, "type": "invalid_request_error", "param": str, "code": 404}
+    code = OneOf(404, "not_found")
+    error = {"message": str, "type": "invalid_request_error", "param": str, "code": code}
     assert differences({"error": error}, answer.json()) == []
 
 
@@ -181,6 +183,7 @@ def test_background_stream(target: Target) -> None:
 
 def test_leaving_a_background_stream(target: Target) -> None:
     """A client that leaves a background stream does not stop it; it can be read on."""
+    whole = create(target, max_output_tokens=300)
     body = response(background=True, stream=True, max_output_tokens=300)
     with target.client.stream("POST", RESPONSES, json=body) as left:
         lines = left.iter_lines()
@@ -189,6 +192,6 @@ def test_leaving_a_background_stream(target: Target) -> None:
         next(line for line in lines if line == f"event: {DELTA}")
     response_id = created["response"]["id"]
     ended = wait_until_ended(target, response_id)
-    assert ended["usage"]["output_tokens"] == 300
+    assert ended["usage"]["output_tokens"] == whole["usage"]["output_tokens"] > 30
     again = named_stream(get(target, response_id, stream="true"))
     assert again.names[-1] == "response.completed"

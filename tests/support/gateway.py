@@ -160,7 +160,7 @@ async def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
             await asyncio.sleep(0.005)
 
 
-def settings(*workers: str, **changes: Any) -> Settings:
+def settings(*workers: str | dict[str, str], **changes: Any) -> Settings:
     """Settings for tests: short waits between probes, no lame duck."""
     flags: dict[str, object] = {
         "workers": list(workers),
@@ -173,7 +173,7 @@ def settings(*workers: str, **changes: Any) -> Settings:
 
 @contextlib.asynccontextmanager
 async def run_gateway(
-    *workers: str, sink: SinkName = "transport", wait: bool = True, **changes: Any
+    *workers: str | dict[str, str], sink: SinkName = "transport", wait: bool = True, **changes: Any
 ) -> AsyncIterator[RunningGateway]:
     """Run a gateway over `workers`; `changes` are settings, `timeouts__idle="1s"` say."""
     tree = settings(*workers, **changes)

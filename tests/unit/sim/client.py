@@ -58,6 +58,13 @@ class Answer:
         return [json.loads(data) for data in self.data if data != "[DONE]"]
 
     @property
+    def named(self) -> list[tuple[str, Any]]:
+        """The events that have names, as on responses and messages."""
+        lines = self.body.decode().split("\n")
+        names = [line[len("event: ") :] for line in lines if line.startswith("event: ")]
+        return list(zip(names, self.events, strict=True))
+
+    @property
     def text(self) -> str:
         """The text of the first choice of a stream."""
         choices = [c for one in self.events for c in one.get("choices", []) if c["index"] == 0]

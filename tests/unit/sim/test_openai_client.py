@@ -1,7 +1,6 @@
 """OpenAI's own client works against the worker as against vLLM."""
 
 import json
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import openai
@@ -11,14 +10,6 @@ from gateway.sim import Sim, SimOptions
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionUserMessageParam
-
-
-@pytest.fixture
-async def client(sim: Sim) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(
-        base_url=f"{sim.url}/v1", api_key="none", max_retries=0
-    ) as running:
-        yield running
 
 
 async def test_whole_and_streamed_chat(client: openai.AsyncOpenAI) -> None:
