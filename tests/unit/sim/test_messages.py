@@ -38,9 +38,11 @@ async def test_a_stream_has_vllm_bytes(sim: Sim) -> None:
     expected = [
         (
             "message_start",
-            '{"type":"message_start","message":{"id":"chatcmpl-abc","type":"message",'
-            '"role":"assistant","content":[],"model":"demo","stop_reason":null,'
-            '"stop_sequence":null,"usage":{"input_tokens":6,"output_tokens":0}}}',
+            (
+                '{"type":"message_start","message":{"id":"chatcmpl-abc","type":"message",'
+                '"role":"assistant","content":[],"model":"demo","stop_reason":null,'
+                '"stop_sequence":null,"usage":{"input_tokens":6,"output_tokens":0}}}'
+            ),
         ),
         (
             "content_block_start",
@@ -49,17 +51,21 @@ async def test_a_stream_has_vllm_bytes(sim: Sim) -> None:
         *(
             (
                 "content_block_delta",
-                '{"type":"content_block_delta","delta":{"type":"text_delta",'
-                f'"text":"{text}"}},"index":0}}',
+                (
+                    '{"type":"content_block_delta","delta":{"type":"text_delta",'
+                    f'"text":"{text}"}},"index":0}}'
+                ),
             )
             for text in (first, second)
         ),
         ("content_block_stop", '{"type":"content_block_stop","index":0}'),
         (
             "message_delta",
-            '{"type":"message_delta","delta":{"stop_reason":"max_tokens","stop_sequence":null},'
-            '"usage":{"input_tokens":6,"output_tokens":2,"cache_creation_input_tokens":0,'
-            '"cache_read_input_tokens":0}}',
+            (
+                '{"type":"message_delta","delta":{"stop_reason":"max_tokens","stop_sequence":null},'
+                '"usage":{"input_tokens":6,"output_tokens":2,"cache_creation_input_tokens":0,'
+                '"cache_read_input_tokens":0}}'
+            ),
         ),
         ("message_stop", '{"type":"message_stop"}'),
     ]
@@ -180,8 +186,10 @@ async def test_error_shapes(sim: Sim) -> None:
     unknown = await ask(sim, PATH, _body(model="nope"))
     assert (unknown.status, unknown.body) == (
         404,
-        b'{"type":"error","error":{"type":"NotFoundError","message":"The model `nope` does not '
-        b'exist. Valid aliases: demo."}}',
+        (
+            b'{"type":"error","error":{"type":"NotFoundError","message":"The model `nope` does not '
+            b'exist. Valid aliases: demo."}}'
+        ),
     )
     cold = await ask(sim, PATH, _body(temperature=-1))
     assert cold.json == {

@@ -1,4 +1,4 @@
-"""``/v1/responses`` on the wire, and with OpenAI's own client. Bytes are a running vLLM 0.32.0's."""
+"""``/v1/responses`` on the wire, and with OpenAI's client. Bytes are a running vLLM 0.32.0's."""
 
 import json
 from typing import Any
@@ -64,28 +64,38 @@ async def test_a_stream_has_vllm_bytes() -> None:
         ("response.in_progress", f'{{"response":{started},"sequence_number":1'),
         (
             "response.output_item.added",
-            f'{{"item":{{"id":"{item}","content":[],"role":"assistant","status":"in_progress",'
-            '"type":"message","phase":null},"output_index":0,"sequence_number":2',
+            (
+                f'{{"item":{{"id":"{item}","content":[],"role":"assistant","status":"in_progress",'
+                '"type":"message","phase":null},"output_index":0,"sequence_number":2'
+            ),
         ),
         (
             "response.content_part.added",
-            f'{{"content_index":0,{place}"output_index":0,"part":{{"annotations":[],"text":"",'
-            '"type":"output_text","logprobs":[]},"sequence_number":3',
+            (
+                f'{{"content_index":0,{place}"output_index":0,"part":{{"annotations":[],"text":"",'
+                '"type":"output_text","logprobs":[]},"sequence_number":3'
+            ),
         ),
         (
             "response.output_text.delta",
-            f'{{"content_index":0,"delta":"{first}",{place}"logprobs":[],"output_index":0,'
-            '"sequence_number":4',
+            (
+                f'{{"content_index":0,"delta":"{first}",{place}"logprobs":[],"output_index":0,'
+                '"sequence_number":4'
+            ),
         ),
         (
             "response.output_text.delta",
-            f'{{"content_index":0,"delta":"{second}",{place}"logprobs":[],"output_index":0,'
-            '"sequence_number":5',
+            (
+                f'{{"content_index":0,"delta":"{second}",{place}"logprobs":[],"output_index":0,'
+                '"sequence_number":5'
+            ),
         ),
         (
             "response.output_text.done",
-            f'{{"content_index":0,{place}"logprobs":[],"output_index":0,"sequence_number":6,'
-            f'"text":"{text}"',
+            (
+                f'{{"content_index":0,{place}"logprobs":[],"output_index":0,"sequence_number":6,'
+                f'"text":"{text}"'
+            ),
         ),
         (
             "response.content_part.done",
