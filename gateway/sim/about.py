@@ -60,5 +60,8 @@ class About:
             "num_gpu_blocks": options.kv_blocks,
             "prefix_caching_hash_algo": "sha256",
         }
-        body = self._machine.metrics.render(options.models[0], gauges, config).encode()
-        exchange.send_bytes(200, body, _METRICS_TYPE)
+        text = self._machine.metrics.render(options.models[0], gauges, config)
+        if self._machine.models.adapters:
+            now = self._machine.now()
+            text += self._machine.metrics.render_adapters(*engine.adapters(), now)
+        exchange.send_bytes(200, text.encode(), _METRICS_TYPE)

@@ -5,7 +5,7 @@ entries, no tasks. The engine knows no HTTP; output goes to ``Job.deliver``.
 """
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from heapq import heappop, heappush
 from itertools import count
@@ -41,6 +41,7 @@ class Engine:
         self._timer_at = 0.0
         self.pool = BlockPool(options.kv_blocks, options.block_size)
         self.running = 0
+        self._adapters: Counter[str] = Counter()
         self.asleep = False
         """vLLM's ``/sleep``: requests are taken, and nothing is answered."""
         self.started = 0
@@ -52,6 +53,11 @@ class Engine:
     def waiting(self) -> int:
         """Sequences that wait for a place."""
         return len(self._waiting)
+
+    def adapters(self) -> tuple[list[str], list[str]]:
+        """The LoRA adapters of running and of waiting sequences, by name."""
+        waiting = {sequence.job.adapter for sequence in self._waiting if sequence.job.adapter}
+        return sorted(+self._adapters), sorted(waiting)
 
     def has_room(self, sequences: int) -> bool:
         """Whether the queue limit lets this many more sequences in."""
@@ -134,6 +140,8 @@ class Engine:
             sequence.cached_tokens = holding.cached_tokens
             sequence.state = State.RUNNING
             self.running += 1
+            if sequence.job.adapter:
+                self._adapters[sequence.job.adapter] += 1
             metrics.prefix_queries += prompt_tokens
             metrics.prefix_hits += holding.cached_tokens
             now = sequence.scheduled_at = self._loop.time()
@@ -223,6 +231,8 @@ class Engine:
             self._waiting.remove(sequence)
         else:
             self.running -= 1
+            if sequence.job.adapter:
+                self._adapters[sequence.job.adapter] -= 1
         sequence.state = State.DONE
         sequence.job.left -= 1
         if sequence.holding is not None:

@@ -84,8 +84,7 @@ class Generation:
                 rng = self._machine.rng(content, request.sampling.seed, number)
                 script = self._machine.author.script(request.task, rng)
                 run.add(prompt.tokens, request.sampling, script)
-        if request.cache_salt or request.adapter:
-            run.job.salt = hash((request.cache_salt, request.adapter))
+        run.use(request.adapter, request.cache_salt)
         if request.stream:
             outlet.open()
             for data in self._writer.preamble():

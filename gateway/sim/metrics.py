@@ -106,6 +106,15 @@ class Metrics:
         return "\n".join(lines) + "\n"
 
     @staticmethod
+    def render_adapters(running: Sequence[str], waiting: Sequence[str], now: float) -> str:
+        """``vllm:lora_requests_info``: the labels tell, and the value is the Unix time."""
+        name = "vllm:lora_requests_info"
+        lists = (("running_lora_adapters", running), ("waiting_lora_adapters", waiting))
+        labels = ",".join(f'{label}="{_escape(",".join(names))}"' for label, names in lists)
+        lines = _header(name, "Running stats on lora requests.", "gauge")
+        return "\n".join([*lines, f'{name}{{max_lora="1",{labels}}} {now}']) + "\n"
+
+    @staticmethod
     def _gauges(lines: list[str], common: str, gauges: Mapping[str, float]) -> None:
         def gauge(name: str, text: str, samples: Mapping[str, float]) -> None:
             lines.extend(_header(name, text, "gauge"))

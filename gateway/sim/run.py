@@ -65,6 +65,12 @@ class Run:
         self.job.pooling = True
         self.add(prompt, POOLED, Script([], iter(())))
 
+    def use(self, adapter: str | None, cache_salt: str | None) -> None:
+        """The LoRA adapter, and the client's salt: both keep the prefix cache apart."""
+        self.job.adapter = adapter
+        if adapter or cache_salt:
+            self.job.salt = hash((cache_salt, adapter))
+
     def start(self) -> None:
         """Queue the sequences."""
         engine, job, outlet = self._engine, self.job, self._outlet

@@ -157,7 +157,9 @@ class Job:
     left: int = 0
     """Sequences that have not ended."""
     salt: int = 0
-    """Keeps the prefix cache of ``cache_salt`` apart."""
+    """Keeps the prefix cache of ``cache_salt`` and of adapters apart."""
+    adapter: str | None = None
+    """The LoRA adapter that it needs."""
     pooling: bool = False
     """Its sequences read their prompts and make no tokens."""
     paused: bool = False

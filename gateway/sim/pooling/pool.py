@@ -27,9 +27,7 @@ def pool(
     run = Run(machine.engine, exchange.response, deliver)
     for prompt in prompts:
         run.pool(prompt.tokens)
-    adapter = machine.models.adapter(values.get("model"))
-    if values.get("cache_salt") or adapter:
-        run.job.salt = hash((values.get("cache_salt"), adapter))
+    run.use(machine.models.adapter(values.get("model")), values.get("cache_salt"))
     run.start()
 
 

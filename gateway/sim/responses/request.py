@@ -45,6 +45,7 @@ FIELDS = {
     "top_logprobs": schema.INTEGER,
     "truncation": schema.one_of("auto", "disabled"),
     "chat_template_kwargs": schema.MAPPING,
+    "enable_response_messages": schema.BOOLEAN,
     **{name: SAMPLING_FIELDS[name] for name in _SAMPLING},
 }
 
@@ -133,7 +134,8 @@ def _check_tools(body: Json) -> tuple[list[Json], str | Json]:
     if named and not any(tool.get("name") == choice.get("name") for tool in given):
         raise bad_request("Tool choice 'function' not found in 'tools' parameter.", "tool_choice")
     if not given and choice in ("auto", "none"):
-        choice = "none"
+        # Into the body too: the errors of pydantic count its fields.
+        choice = body["tool_choice"] = "none"
     return given, choice
 
 

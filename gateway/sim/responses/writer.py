@@ -30,6 +30,8 @@ class ResponsesWriter:
         self._generate = generate
         self._names = names
         self._finished = finished
+        self._tokenizer = tokenizer
+        self._produced: list[int] = []
         self._items: list[Item] = []
         self._call = -1
         """Number of the tool call that is open."""
@@ -102,7 +104,7 @@ class ResponsesWriter:
             "output": output,
             "parallel_tool_calls": given.get("parallel_tool_calls", True),
             "temperature": given.get("temperature", 1.0),
-            "tool_choice": self._request.tool_choice,
+            "tool_choice": _choice(self._request.tool_choice),
             "tools": [_tool(tool) for tool in self._request.tools],
             "top_p": given.get("top_p", 1.0),
             "background": given.get("background", False),
@@ -126,14 +128,30 @@ class ResponsesWriter:
             "output_messages": None,
         }
 
+    def _raw_messages(self) -> Json:
+        """With ``enable_response_messages``: what the model read and wrote, as it is."""
+        prompt = self._generate.prompts[0]
+        shown = {
+            "input_messages": (prompt.text, prompt.tokens),
+            "output_messages": (self._tokenizer.decode(self._produced), self._produced),
+        }
+        kind = "raw_message_tokens"
+        return {
+            name: [{"message": text, "tokens": tokens, "type": kind}]
+            for name, (text, tokens) in shown.items()
+        }
+
     def _done(self, output: list[Json], usage: Usage | None) -> Json:
         status = "incomplete" if self._finish is Finish.LENGTH else "completed"
         value = self.value(status, output, usage)
+        if self._request.values.get("enable_response_messages"):
+            value |= self._raw_messages()
         self._finished(value)
         return value
 
     def _take(self, sequence: Sequence, step: Step) -> list[Event]:
         piece = step.piece
+        self._produced = sequence.produced
         if step.finish is not None:
             self._finish = step.finish
         if piece.kind is Kind.THOUGHT:
@@ -213,6 +231,13 @@ def _tool(tool: Json) -> Json:
         "description", "output_schema",
     )  # fmt: skip
     return {name: tool.get(name) for name in names}
+
+
+def _choice(given: str | Json) -> str | Json:
+    """A named tool, its name first."""
+    if isinstance(given, dict) and "name" in given:
+        return {"name": given["name"], "type": given.get("type")}
+    return given
 
 
 def _reasoning(given: Json | None) -> Json | None:

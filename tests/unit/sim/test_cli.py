@@ -42,6 +42,9 @@ def test_help_teaches() -> None:
         (("--kv-blocks", "2"), "cannot hold one request"),
         (("--tls-cert", "x.pem"), "both a certificate and a key"),
         (("--api-key-file", "/nowhere/keys"), "/nowhere/keys"),
+        (("--lora", "demo"), "a LoRA adapter needs a name of its own"),
+        (("--task", "dream"), "invalid choice: 'dream'"),
+        (("--responses-store", "-1"), "responses_store must be 0 or more"),
     ],
 )
 def test_bad_values_are_told(flags: tuple[str, ...], problem: str) -> None:
@@ -49,6 +52,17 @@ def test_bad_values_are_told(flags: tuple[str, ...], problem: str) -> None:
     assert done.returncode == 2
     assert problem in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_adapters_store_and_task_are_flags() -> None:
+    flags = ("--lora", "sql", "--responses-store", "--task", "generate", "--ttft", "0")
+    with sim_process("--model", "tiny", *flags) as sim:
+        models = httpx.get(f"{sim.url}/v1/models", timeout=10).json()["data"]
+        assert [model["id"] for model in models] == ["tiny", "sql"]
+        body = {"input": "x", "max_output_tokens": 1, "request_id": "one"}
+        made = httpx.post(f"{sim.url}/v1/responses", json=body, timeout=10).json()
+        assert httpx.get(f"{sim.url}/v1/responses/one", timeout=10).json() == made
+        assert httpx.post(f"{sim.url}/v1/embeddings", json={}, timeout=10).status_code == 404
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

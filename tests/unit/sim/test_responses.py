@@ -197,6 +197,14 @@ async def test_json_schema_and_logprobs(sim: Sim) -> None:
     assert list(entry) == ["token", "bytes", "logprob", "top_logprobs"]
 
 
+async def test_raw_messages_when_asked_for(sim: Sim) -> None:
+    answer = await ask(sim, PATH, _body(max_output_tokens=3, enable_response_messages=True))
+    ((read,), (wrote,)) = answer.json["input_messages"], answer.json["output_messages"]
+    assert read["message"] == "<|user|>Hello\n<|assistant|>"
+    assert wrote["message"] == answer.json["output"][0]["content"][0]["text"]
+    assert len(wrote["tokens"]) == 3
+
+
 async def test_prompts_are_cached(sim: Sim) -> None:
     body = _body(input="word " * 200, max_output_tokens=1)
     first, second = [(await ask(sim, PATH, body)).json["usage"] for _ in range(2)]
@@ -247,7 +255,7 @@ async def test_refusals(sim: Sim) -> None:
             {"model": "demo"},
             _error(
                 "1 validation error:\n  {'type': 'missing', 'loc': 'body.input', 'msg': "
-                "'Field required', 'input': '<dict of 1 items>'}",
+                "'Field required', 'input': '<dict of 2 items>'}",
                 "Bad Request",
                 "body.input",
                 400,
