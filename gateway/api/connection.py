@@ -142,6 +142,9 @@ class ClientConnection(HttpToolsProtocol):
         self._reading_head = False
         if self._head_may_be_large and self._too_large():
             raise GatewayError(Kind.HEAD_TOO_LARGE, "")  # ends in send_400_response
+        if b"#" in self.url:
+            # Not part of any request target (RFC 9112, 3.2), and uvicorn would drop it unseen.
+            raise GatewayError(Kind.BAD_HTTP, "")
         super().on_headers_complete()
         cycle = self.cycle
         sink = TransportSink(

@@ -12,6 +12,8 @@ from gateway.errors import GatewayError, Kind
 
 # The value of a field that matters is a name or a flag.
 _MOST_FIELD_BYTES = 1024
+# RFC 2046, 5.1.1, allows 70 bytes; python-multipart takes 256.
+_MOST_BOUNDARY_BYTES = 256
 _WANTED = frozenset({b"model", b"stream"})
 
 
@@ -21,8 +23,8 @@ class FormFields:
     def __init__(self, content_type: bytes) -> None:
         """GatewayError (INVALID_VALUE) unless the content type is a form's."""
         kind, options = parse_options_header(content_type)
-        boundary = options.get(b"boundary")
-        if kind != b"multipart/form-data" or not boundary:
+        boundary = options.get(b"boundary", b"")
+        if kind != b"multipart/form-data" or not 1 <= len(boundary) <= _MOST_BOUNDARY_BYTES:
             raise GatewayError(
                 Kind.INVALID_VALUE,
                 "Send this request as multipart/form-data, with a boundary in its Content-Type.",

@@ -79,7 +79,7 @@ class RequestReader:
             return await self._read_json(incoming, record)
         if reads is Reads.MULTIPART:
             return await self._read_multipart(incoming, record)
-        return self._read_response_id(incoming, record)
+        return await self._read_response_id(incoming, record)
 
     def release(self, incoming: Incoming) -> None:
         """The request is over: what was held for it is free."""
@@ -107,11 +107,7 @@ class RequestReader:
 
     async def _read_json(self, incoming: Incoming, record: Record) -> Request:
         surface, sink = incoming.surface, incoming.sink
-        body = sink.whole_body()
-        if body is None:
-            body = await self._whole_body(incoming)
-        if len(body) > self._max_body_bytes:
-            raise too_large(self._max_body_bytes)
+        body = await self._whole_body(incoming)
         incoming.reserved_bytes = self._admission.reserve(len(body))
         record.started_at_s = sink.request_read_at_s or monotonic()
         facts = read_facts(
@@ -144,7 +140,16 @@ class RequestReader:
         )
 
     async def _whole_body(self, incoming: Incoming) -> bytes:
-        """The body, as it comes in."""
+        """The body, read to its end."""
+        body = incoming.sink.whole_body()
+        if body is None:
+            body = await self._incoming_body(incoming)
+        if len(body) > self._max_body_bytes:
+            raise too_large(self._max_body_bytes)
+        return body
+
+    async def _incoming_body(self, incoming: Incoming) -> bytes:
+        """The body, as it comes in; no more of it than may be."""
         parts: list[bytes] = []
         size = 0
         more = True
@@ -168,7 +173,10 @@ class RequestReader:
             ) from None
         if message["type"] == "http.disconnect":
             raise incoming.sink.request_fault or ClientLeft
-        return message["body"], message.get("more_body", False)
+        more = message.get("more_body", False)
+        if not more:
+            incoming.sink.start()
+        return message["body"], more
 
     # --- forms ---
 
@@ -188,6 +196,7 @@ class RequestReader:
             model = await self._model_in(upload, fields, incoming)
         self._know(model)
         record.model, record.stream = model, fields.stream
+        record.started_at_s = upload.read_at_s or monotonic()
         return Request(
             method=surface.method.encode(),
             target=_target(surface.path, incoming.query),
@@ -209,15 +218,18 @@ class RequestReader:
                     "The form has no field `model`: name a model, as GET /v1/models lists them.",
                     param="model",
                 )
-            more_bytes = upload.in_memory - incoming.reserved_bytes
-            incoming.reserved_bytes += self._admission.reserve(more_bytes)
+            self._admission.release(incoming.reserved_bytes)
+            incoming.reserved_bytes = 0
+            incoming.reserved_bytes = self._admission.reserve(upload.in_memory)
             fields.feed(part)
         return fields.model
 
     # --- what was made before ---
 
-    def _read_response_id(self, incoming: Incoming, record: Record) -> Request:
+    async def _read_response_id(self, incoming: Incoming, record: Record) -> Request:
         surface = incoming.surface
+        # It says nothing, but under any ASGI server the client's end is only seen after its body.
+        await self._whole_body(incoming)
         response_id = incoming.response_id
         worker = self._maker(response_id, incoming.owner, "response_id")
         path = surface.path.replace(b"{id}", response_id.encode())

@@ -115,6 +115,9 @@ class AsgiSink:
                 self._wake.clear()
                 await self._pump()
             task.result()
+        except asyncio.CancelledError:
+            self._leave()  # nobody pumps any more: `work` must not wait for that
+            raise
         finally:
             for other in (task, listener):
                 other.cancel()

@@ -313,7 +313,11 @@ class Attempt:
         answer.sink.end()
         answer.record.outcome = outcome_of_status(self._status)
         if self._status == 200:
-            answer.record.usage = self._request.format.usage_of(b"".join(self._kept))
+            usage_of = self._request.format.usage_of
+            # Embeddings as bare bytes have it in a header.
+            answer.record.usage = usage_of(b"".join(self._kept)) or usage_of(
+                headers.find(self._head, b"metadata")
+            )
         self._finish(_ANSWERED)
 
     # --- a refusal ---
@@ -336,6 +340,15 @@ class Attempt:
     def _check_time(self) -> None:
         now_s = monotonic()
         waits = self._waits
+        upload = self._request.upload
+        if upload is not None and not self._answer.begun:
+            # Its time begins with the last byte of its request; until then it need only read.
+            self._last_byte_s = max(self._last_byte_s, upload.moved_at_s or now_s)
+            if not upload.read_at_s:
+                self._next_comment_s = now_s + waits.head_hold_s
+            else:
+                due_s = upload.read_at_s + waits.head_hold_s
+                self._next_comment_s = max(self._next_comment_s, due_s)
         limit_s = waits.idle_s if self._answer.begun else waits.first_byte_s
         silent_s = 0.0 if self._paused else now_s - self._last_byte_s
         if silent_s >= limit_s:
@@ -362,7 +375,8 @@ class Attempt:
             return
         record = self._answer.record
         record.token_events = observer.token_events
-        record.usage = observer.usage or Usage(completion_tokens=observer.token_events, exact=False)
+        relayed = Usage(completion_tokens=observer.token_events, exact=False)
+        record.usage = observer.usage or relayed.after(observer.announced)
 
     def _finish(self, result: Result) -> None:
         self._timer.cancel()

@@ -39,6 +39,7 @@ class StreamObserver:
         "_max_event_bytes",
         "_oversize",
         "_splitter",
+        "announced",
         "answered",
         "ended",
         "error",
@@ -68,11 +69,13 @@ class StreamObserver:
         """The last error event."""
         self.refusal: Reading | None = None
         """The error event that was the first answer: a late refusal."""
+        self.announced: Usage | None = None
+        """Usage that was told before the engine had answered: of the prompt alone."""
         self.usage: Usage | None = None
         self.opening = b""
-        """The first event."""
+        """The first event that is no comment."""
         self.last = b""
-        """What was read last."""
+        """The last whole event that is no comment."""
         self.fresh = 0
         """Token events in the last feed."""
         self.token_events = 0
@@ -80,7 +83,6 @@ class StreamObserver:
 
     def feed(self, data: bytes) -> bytes:
         """Read what came; give back what is to go down now. EventTooLarge as its name says."""
-        self.last = data
         if (
             self._fast
             and data[-2:] == b"\n\n"
@@ -92,6 +94,7 @@ class StreamObserver:
             if at > 0 and data[at + len(mark)] != _QUOTE:
                 self.fresh = 1
                 self.token_events += 1
+                self.last = data
                 return data
         return self._feed_slowly(data)
 
@@ -124,7 +127,7 @@ class StreamObserver:
             return b""
         self.answered = self.ended = True
         if reading.usage is not None:
-            self.usage = reading.usage.after(self.usage)
+            self.usage = reading.usage.after(self.usage or self.announced)
         return rest if self._hide_usage else b""
 
     def _feed_slowly(self, data: bytes) -> bytes:
@@ -158,6 +161,8 @@ class StreamObserver:
         if event == b"\n":
             return not self._hid_last
         self._hid_last = False
+        if event[:1] != b":":
+            self.last = event
         if self._oversize:
             # Its beginning is gone, so it cannot be read; an event that large carries text.
             self._oversize = False
@@ -167,13 +172,14 @@ class StreamObserver:
             self._count_token()
             return True
         reading = self._format.read(event)
-        if not self.opening:
+        if not self.opening and event[:1] != b":":
             self.opening = event
-        if reading.usage is not None:
-            self.usage = reading.usage.after(self.usage)
-            self._hid_last = self._hide_usage and reading.only_usage
         if reading.preamble:
+            self.announced = reading.usage or self.announced
             return True
+        if reading.usage is not None:
+            self.usage = reading.usage.after(self.usage or self.announced)
+            self._hid_last = self._hide_usage and reading.only_usage
         if reading.error is not None:
             self.error = reading
             if not self.answered and reading.error:

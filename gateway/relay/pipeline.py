@@ -227,16 +227,20 @@ class Pipeline:
         attempt: Attempt,
         record: Record,
     ) -> None:
-        """Pass the body on as it comes, for as long as the worker has not answered."""
-        sending = asyncio.create_task(upload.send(connection, record))
+        """Pass the body on as it comes, for as long as the worker has not answered. Its last byte
+        starts the request's clock."""
+        sending = asyncio.create_task(upload.send(connection))
         try:
             either: set[asyncio.Future[Any]] = {sending, attempt.done}
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            if sending.done():
+            if not attempt.done.done():  # the end of an answer ends the reading of its request
                 sending.result()
         finally:
             sending.cancel()
-            await asyncio.gather(sending, return_exceptions=True)
+            (stopped,) = await asyncio.gather(sending, return_exceptions=True)
+            if stopped is not None:
+                connection.close()  # half a request is left behind: none can follow it
+            record.started_at_s = upload.read_at_s or record.started_at_s
 
     def _give_up(
         self,

@@ -165,9 +165,14 @@ class TransportSink:
         self._keep_alive = False
 
     def head(self, status: int, headers: Headers, length: int | None, *, close: bool) -> None:
-        """See `Sink`. Without a length, chunked; to an HTTP/1.0 client, up to the close."""
+        """See `Sink`. Without a length, chunked; to an HTTP/1.0 client, up to the close.
+
+        Before the request's last byte has come this answer is the connection's last: the rest of
+        an upload that is refused need not be sent.
+        """
         self._chunked = length is None and self._http11
-        self._keep_alive = self._keep_alive and not close and (length is not None or self._chunked)
+        if close or not self.request_read_at_s or (length is None and not self._chunked):
+            self._keep_alive = False
         lines = [STATUS_LINES[status]]
         lines += [b"%b: %b\r\n" % header for header in headers]
         if length is not None:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from gateway.relay.upstream import UpstreamConnection
-    from gateway.telemetry.record import Record
 
 _PIECE_BYTES = 64 * 1024
 
@@ -49,6 +48,10 @@ class Upload:
         """As the client announced it; None where it sends chunks."""
         self.received = 0
         """Bytes that have come so far."""
+        self.moved_at_s: float | None = None
+        """When the worker last took bytes; None while it is the client that is waited for."""
+        self.read_at_s = 0.0
+        """When the last of them was read; 0 until then."""
 
     @property
     def repeatable(self) -> bool:
@@ -57,8 +60,8 @@ class Upload:
 
     @property
     def in_memory(self) -> int:
-        """Bytes that are kept in memory, not on disk."""
-        return min(self.received, self._memory_bytes)
+        """Bytes that are kept in memory: once there are too many, all of them go to disk."""
+        return self.received if self.received <= self._memory_bytes else 0
 
     async def receive(self) -> bytes | None:
         """Take in and keep the next bytes; None after the last. GatewayError, ClientLeft."""
@@ -68,19 +71,20 @@ class Upload:
         self._kept.write(part)
         return part
 
-    async def send(self, connection: UpstreamConnection, record: Record) -> None:
-        """Pass the whole body on, what is kept first. Its last byte starts the request's clock."""
+    async def send(self, connection: UpstreamConnection) -> None:
+        """Pass the whole body on, what is kept first. GatewayError, ClientLeft."""
         self._kept.seek(0)
         while piece := self._kept.read(_PIECE_BYTES):
             await self._pass_on(connection, piece)
-        if self._more:
-            self._passing = True
-            self._kept.close()
         while self._more:
-            await self._pass_on(connection, await self._next())
+            self.moved_at_s = None
+            part = await self._next()
+            if part:  # not where only the end was missing
+                self._passing = True
+                self._kept.close()
+                await self._pass_on(connection, part)
         if self.length is None:
             connection.write(b"0\r\n\r\n")
-        record.started_at_s = monotonic()
 
     def close(self) -> None:
         """Forget what is kept."""
@@ -91,14 +95,17 @@ class Upload:
         self.received += len(part)
         if self.received > self._max_bytes:
             raise too_large(self._max_bytes)
+        if not self._more:
+            self.read_at_s = self.moved_at_s = monotonic()
         return part
 
     async def _pass_on(self, connection: UpstreamConnection, piece: bytes) -> None:
-        if piece:
-            if self.length is None:
-                piece = b"%x\r\n%b\r\n" % (len(piece), piece)
-            connection.write(piece)
-            await connection.drained()
+        if self.length is None:
+            piece = b"%x\r\n%b\r\n" % (len(piece), piece)
+        self.moved_at_s = monotonic()
+        connection.write(piece)
+        await connection.drained()
+        self.moved_at_s = monotonic()
 
 
 def too_large(max_bytes: int) -> GatewayError:

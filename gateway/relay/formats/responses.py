@@ -50,7 +50,12 @@ _decode_opening = msgspec.json.Decoder(_Opening).decode
 class ResponsesFormat:
     """The Responses API."""
 
-    token_marks: tuple[bytes, ...] = (b'"delta":"',)
+    # From the event's name on, whose line end no JSON can contain: a response tells its request
+    # again (metadata, tools), in which a client may have a `delta` of its own.
+    token_marks: tuple[bytes, ...] = (
+        b'.delta\ndata: {"content_index":0,"delta":"',
+        b'.delta\ndata: {"delta":"',
+    )
 
     def read(self, event: bytes) -> Reading:
         """See `StreamFormat.read`."""

@@ -43,8 +43,14 @@ class WireUsage(msgspec.Struct):
         )
 
 
+class _Meta(msgspec.Struct):
+    billed_units: WireUsage | None = None
+    """Cohere's name for it, in `/v2/embed`."""
+
+
 class _Whole(msgspec.Struct):
     usage: WireUsage | None = None
+    meta: _Meta | None = None
 
 
 class _ErrorCode(msgspec.Struct):
@@ -58,7 +64,8 @@ _decode_code = msgspec.json.Decoder(_ErrorCode).decode
 def usage_of(body: bytes) -> Usage | None:
     """Usage in a whole JSON answer, or in the last bytes of a large one."""
     try:
-        usage = _decode_whole(body).usage
+        whole = _decode_whole(body)
+        usage = whole.usage or (whole.meta.billed_units if whole.meta else None)
     except (msgspec.DecodeError, RecursionError):
         usage = _usage_in_tail(body)
     return usage.to_usage() if usage else None
@@ -74,11 +81,13 @@ def error_status(error: bytes) -> int:
 
 
 def _usage_in_tail(tail: bytes) -> WireUsage | None:
-    at = tail.rfind(b'"usage":')
-    if at < 0:
+    _, name, after = tail.rpartition(b'"usage":')
+    if not name:
+        _, name, after = tail.rpartition(b'"billed_units":')
+    if not name:
         return None
     try:
-        found, _ = json.JSONDecoder().raw_decode(tail[at + 8 :].decode("utf-8", "replace").lstrip())
+        found, _ = json.JSONDecoder().raw_decode(after.decode("utf-8", "replace").lstrip())
         return msgspec.convert(found, WireUsage)
     except (ValueError, RecursionError):
         return None
