@@ -20,7 +20,7 @@ from loadtests.overhead.processes import BenchError, free_port, raise_file_limit
 from loadtests.overhead.procfs import tree_memory
 from loadtests.overhead.proxies import REPOSITORY, Proxy, last_words, wait_ready
 from loadtests.soak import report
-from loadtests.soak.mix import IDLE_S, MODEL, WRITE_STALL_S, kinds
+from loadtests.soak.mix import MODEL, kinds
 from loadtests.soak.readings import Figures, open_sockets, scrape
 from loadtests.soak.report import Sample
 
@@ -28,7 +28,7 @@ EXIT_OK, EXIT_NOT_MET, EXIT_CANNOT_RUN, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 REQUESTS = 100_000
 SAMPLE_S = 1.0
-STUCK_S = 60.0
+STUCK_S = 120.0
 """No request has ended for so long: the run is given up."""
 QUIET_S = 20.0
 """How long the gateway may take to be quiet; idle worker connections are kept for 4 s."""
@@ -80,6 +80,14 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="at least so long; without --requests, the length alone decides",
     )
+    add(
+        "--stall",
+        type=_positive,
+        default=15.0,
+        metavar="SECONDS",
+        help="the gateway's idle timeout, and twice its write stall: a silent worker and a deaf"
+        " client take as long, and a machine that stalls longer spoils the run (%(default)g)",
+    )
     add("--clients", type=_count, default=48, metavar="N", help="at once (%(default)s)")
     add("--seed", type=int, default=0, metavar="N", help="of the order of requests (%(default)s)")
     add("--no-rss-bound", action="store_true", help="show memory, but do not judge it")
@@ -118,7 +126,7 @@ def soak(options: argparse.Namespace) -> Run:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="soak-")))
         workers = [_start_worker(stack, directory / f"worker-{n}.log") for n in (1, 2)]
         log = options.log or directory / "gateway.log"
-        gateway, admin_port = _start_gateway(stack, workers, log)
+        gateway, admin_port = _start_gateway(stack, workers, log, options.stall)
         pid = gateway.process.pid
         sockets_before = open_sockets(pid)
         before = scrape(admin_port)
@@ -150,13 +158,15 @@ def _start_worker(stack: ExitStack, log: Path) -> str:
     return f"http://127.0.0.1:{port}"
 
 
-def _start_gateway(stack: ExitStack, workers: list[str], log: Path) -> tuple[Proxy, int]:
+def _start_gateway(
+    stack: ExitStack, workers: list[str], log: Path, stall_s: float
+) -> tuple[Proxy, int]:
     port, admin_port = free_port(), free_port()
     command = [
         *(sys.executable, "-m", "gateway.cli", "serve"),
         *(part for url in workers for part in ("--worker", url)),
         *("--port", str(port), "--admin-port", str(admin_port)),
-        *("--timeouts-idle", f"{IDLE_S}s", "--timeouts-write-stall", f"{WRITE_STALL_S}s"),
+        *("--timeouts-idle", f"{stall_s}s", "--timeouts-write-stall", f"{stall_s / 2}s"),
     ]
     gateway = Proxy("gateway", port, _start(stack, command, log), log)
     wait_ready(gateway)

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 MODEL = "soak"
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
-IDLE_S, WRITE_STALL_S = 3.0, 1.5
-"""The gateway's settings for a soak: how long it waits for a silent worker, and a deaf client."""
 LONG_EVENT_BYTES = 300_000
 
 

@@ -18,9 +18,9 @@ WARM_UP_SHARE = 0.1
 WINDOW_SHARE = 0.1
 """RSS after warm-up, and at the end, is the median of the samples of so much of the run."""
 MOST_GROWTH_SHARE, MOST_GROWTH_BYTES = 0.05, 3_000_000
-"""The larger of the two is what RSS may grow after warm-up. Runs of 100,000 requests on a busy
-machine differ by some 2 MB in either direction, since what is resident depends on how many large
-answers wait at once; a leak of 50 bytes in each request would add 5 MB."""
+"""The larger of the two is what RSS may grow after warm-up. Between runs of 100,000 requests the
+end differs by some 2 MB, with how many large answers wait at once and when the cyclic collector
+last ran; a leak of 50 bytes in each request would add 4 MB or more."""
 MB = 1_000_000
 GROWTH_TEXT = f"{MOST_GROWTH_SHARE:.0%} or {MOST_GROWTH_BYTES / MB:g} MB, the larger of the two"
 

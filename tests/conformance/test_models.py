@@ -4,6 +4,7 @@ from typing import Any
 
 from tests.conformance.answers import Each, Matches, differences
 from tests.conformance.targets import Target
+from tests.conformance.test_errors import assert_refused, error
 from tests.support.engine import MAX_MODEL_LEN
 
 PERMISSION: dict[str, Any] = {
@@ -50,9 +51,9 @@ def test_models_as_a_worker_lists_them(worker_target: Target) -> None:
     assert differences({"object": "list", "data": [MODEL]}, answer) == []
 
 
-def test_tokens_of_a_text_and_back(worker_target: Target) -> None:
+def test_tokens_of_a_text_and_back(target: Target) -> None:
     """The tokens of a text make that text again."""
-    client = worker_target.client
+    client = target.client
     body = {"model": "tiny", "prompt": "The quick brown fox"}
     answer = client.post("/tokenize", json=body).json()
     expected = {
@@ -66,21 +67,24 @@ def test_tokens_of_a_text_and_back(worker_target: Target) -> None:
     assert back.json() == {"prompt": "The quick brown fox"}
 
 
-def test_tokens_of_a_chat_are_its_prompt_tokens(worker_target: Target) -> None:
+def test_tokens_of_a_chat_are_its_prompt_tokens(target: Target) -> None:
     """`/tokenize` of a chat counts what the chat's usage counts."""
-    client = worker_target.client
+    client = target.client
     chat = {"model": "tiny", "messages": MESSAGES}
     count = client.post("/tokenize", json=chat).json()["count"]
     used = client.post("/v1/chat/completions", json={**chat, "max_tokens": 1}).json()["usage"]
     assert count == used["prompt_tokens"]
 
 
-def test_tokens_of_an_unknown_model(worker_target: Target) -> None:
+def test_tokens_of_an_unknown_model(target: Target) -> None:
     """`/tokenize` knows its model, too."""
-    answer = worker_target.client.post("/tokenize", json={"model": "nope", "prompt": "Hello"})
-    assert answer.status_code == 404
-    expected = {"message": str, "type": "NotFoundError", "param": "model", "code": 404}
-    assert differences({"error": expected}, answer.json()) == []
+    answer = target.client.post("/tokenize", json={"model": "nope", "prompt": "Hello"})
+    expected = (
+        error("invalid_request_error", "model", "model_not_found")
+        if target.is_gateway
+        else error("NotFoundError", "model", 404)
+    )
+    assert_refused(answer, 404, expected)
 
 
 def test_health_and_version(worker_target: Target) -> None:

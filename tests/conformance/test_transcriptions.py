@@ -107,7 +107,7 @@ def test_stream(transcribing_target: Target, path: str) -> None:
 @BOTH
 def test_usage_when_asked(transcribing_target: Target, path: str) -> None:
     """A field of the form asks for usage, in an event of its own at the end; sound has tokens."""
-    asked = {"stream": "true", "stream_include_usage": "true"}
+    asked: dict[str, Any] = {"stream": "true", "stream_include_usage": "true"}
     found = events(post(transcribing_target, path, **asked))
     assert differences(event(path, [], usage=USAGE), found[-1]) == []
     used = found[-1]["usage"]
@@ -118,7 +118,10 @@ def test_usage_when_asked(transcribing_target: Target, path: str) -> None:
 
 def test_usage_so_far_in_every_event(transcribing_target: Target) -> None:
     """With `stream_continuous_usage_stats` each event says what was used so far."""
-    asked = {"stream_include_usage": "true", "stream_continuous_usage_stats": "true"}
+    asked: dict[str, Any] = {
+        "stream_include_usage": "true",
+        "stream_continuous_usage_stats": "true",
+    }
     found = events(post(transcribing_target, stream="true", **asked))
     assert differences([USAGE] * len(found), [each["usage"] for each in found]) == []
     counts = [each["usage"]["completion_tokens"] for each in found]
@@ -140,24 +143,25 @@ def test_large_file(transcribing_target: Target) -> None:
 
 @BOTH
 def test_stream_of_a_large_file(transcribing_target: Target, path: str) -> None:
-    """vLLM hears a long sound in parts of 30 s: each part has its own reason to finish."""
+    """vLLM hears a long sound in parts of 30 s: each part has its own reason to finish.
+
+    The simulator hears it all at once. The stream goes on after a reason to finish.
+    """
     found = events(post(transcribing_target, path, file=tone(35), stream="true"))
     ends = [each for each in found if "finish_reason" in each["choices"][0]]
-    assert len(ends) == 2
+    assert len(ends) == (1 if transcribing_target.name.endswith("sim") else 2)
     assert found[-1] == ends[-1]
 
 
 @BOTH
 @pytest.mark.parametrize("stream", ["false", "true"], ids=["whole", "stream"])
 def test_unknown_model(transcribing_target: Target, path: str, stream: str) -> None:
-    """A model that nobody serves is a 404."""
+    """A model that nobody serves is a 404.
+
+    A gateway that has one model only does not wait for the form to name it: its worker finds out.
+    """
     answer = post(transcribing_target, path, model="nope", stream=stream)
-    expected = (
-        error("invalid_request_error", "model", "model_not_found")
-        if transcribing_target.is_gateway
-        else error("NotFoundError", "model", 404)
-    )
-    assert_refused(answer, 404, expected)
+    assert_refused(answer, 404, error("NotFoundError", "model", 404))
 
 
 @pytest.mark.parametrize("stream", ["false", "true"], ids=["whole", "stream"])
@@ -167,7 +171,7 @@ def test_unknown_model(transcribing_target: Target, path: str, stream: str) -> N
     ids=["temperature", "format"],
 )
 def test_wrong_request(
-    transcribing_target: Target, fields: dict[str, str], param: str | None, stream: str
+    transcribing_target: Target, fields: dict[str, Any], param: str | None, stream: str
 ) -> None:
     """What vLLM refuses is a 400, before any stream."""
     answer = post(transcribing_target, **fields, stream=stream)

@@ -1,11 +1,13 @@
-"""Gateways in front of real engines."""
+"""Gateways in front of real engines, and the SDKs that talk to them."""
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
 
+import anthropic
 import openai
 import pytest
 
-from tests.conformance.targets import Gateway, start_gateway
+from tests.conformance.targets import Gateway, start_gateway, start_simulator
 from tests.support import engine
 
 API_KEY = "sk-e2e-one"
@@ -50,6 +52,64 @@ def queueing_gateway(
     started = start_gateway([queueing_engine.url], log)
     yield started
     started.program.stop()
+
+
+@pytest.fixture(scope="session")
+def pooling_gateway(
+    pooling_engine: engine.Engine, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Gateway]:
+    """In front of the engine that embeds."""
+    log = tmp_path_factory.mktemp("pooling-gateway") / "log"
+    started = start_gateway([pooling_engine.url], log)
+    yield started
+    started.program.stop()
+
+
+@pytest.fixture(scope="session")
+def transcribing_gateway(
+    transcribing_engine: engine.Engine, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Gateway]:
+    """In front of the engine that hears speech."""
+    log = tmp_path_factory.mktemp("transcribing-gateway") / "log"
+    started = start_gateway([transcribing_engine.url], log)
+    yield started
+    started.program.stop()
+
+
+@pytest.fixture(scope="session")
+def sim_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """In front of two simulators: for what no engine of vLLM serves."""
+    logs = tmp_path_factory.mktemp("sim-gateway")
+    with ExitStack() as stack:
+        urls = []
+        for at in range(2):
+            url, program = start_simulator(logs / f"sim-{at}")
+            stack.callback(program.stop)
+            urls.append(url)
+        started = start_gateway(urls, logs / "log")
+        stack.callback(started.program.stop)
+        yield started
+
+
+@pytest.fixture
+def sim_client(sim_gateway: Gateway) -> Iterator[openai.OpenAI]:
+    """OpenAI's SDK, for the simulators."""
+    with openai.OpenAI(base_url=f"{sim_gateway.url}/v1", api_key="unused") as sdk:
+        yield sdk
+
+
+@pytest.fixture
+def pooling_client(pooling_gateway: Gateway) -> Iterator[openai.OpenAI]:
+    """OpenAI's SDK, for the engine that embeds."""
+    with openai.OpenAI(base_url=f"{pooling_gateway.url}/v1", api_key="unused") as sdk:
+        yield sdk
+
+
+@pytest.fixture
+def anthropic_client(gateway: Gateway) -> Iterator[anthropic.Anthropic]:
+    """Anthropic's SDK, as a user has it: only the base URL differs."""
+    with anthropic.Anthropic(base_url=gateway.url, api_key="unused") as sdk:
+        yield sdk
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tests.conformance.answers import wait_until
+from tests.conformance.bodies import CHAT, COMPLETIONS, MESSAGES, RESPONSES
 from tests.conformance.samples import total
 from tests.conformance.targets import Gateway
 
@@ -132,13 +133,15 @@ async def _measure(url: str, path: str, bodies: Sequence[dict[str, Any]]) -> lis
         await reader.begun.wait()
     await asyncio.gather(*(reader.ended for _, reader in connections))
     return [
-        _timing(began_s, reader.reads)
+        _timing(began_s, path, reader.reads)
         for began_s, (_, reader) in zip(sent_s, connections, strict=True)
     ]
 
 
 def _request(url: str, path: str, body: dict[str, Any]) -> bytes:
-    asked = {**body, "stream": True, "stream_options": {"include_usage": True}}
+    asked = {**body, "stream": True}
+    if path in (CHAT, COMPLETIONS):
+        asked["stream_options"] = {"include_usage": True}
     content = json.dumps(asked).encode()
     head = (
         f"POST {path} HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\nConnection: close\r\n"
@@ -147,22 +150,44 @@ def _request(url: str, path: str, body: dict[str, Any]) -> bytes:
     return head.encode() + content
 
 
-def _timing(sent_s: float, reads: list[tuple[float, bytes]]) -> Timing:
+def _timing(sent_s: float, path: str, reads: list[tuple[float, bytes]]) -> Timing:
     events = _events(reads)
-    assert events[-1][1] == b"[DONE]"
-    decoded = [(stamp_s, json.loads(data)) for stamp_s, data in events[:-1]]
+    if path in (CHAT, COMPLETIONS):
+        assert events.pop()[1] == b"[DONE]"
+    decoded = [(stamp_s, json.loads(data)) for stamp_s, data in events]
     return Timing(
         sent_s,
         [stamp_s for stamp_s, event in decoded if _has_token(event)],
-        decoded[-1][1]["usage"]["completion_tokens"],
+        _generated(path, [event for _, event in decoded]),
     )
+
+
+def _generated(path: str, events: list[dict[str, Any]]) -> int:
+    """The tokens that the worker says it generated."""
+    used: Any
+    if path == RESPONSES:
+        assert events[-1]["type"] == "response.completed"
+        used = events[-1]["response"]["usage"]["output_tokens"]
+    elif path == MESSAGES:
+        assert events[-1]["type"] == "message_stop"
+        used = events[-2]["usage"]["output_tokens"]
+    else:
+        used = events[-1]["usage"]["completion_tokens"]
+    return int(used)
 
 
 def _has_token(event: dict[str, Any]) -> bool:
-    return any(
-        choice["text"] if "text" in choice else choice["delta"].get("content")
-        for choice in event["choices"]
-    )
+    """Whether there is text in it."""
+    if "choices" in event:
+        texts = [
+            choice["text"] if "text" in choice else choice["delta"].get("content")
+            for choice in event["choices"]
+        ]
+    elif event["type"] == "content_block_delta":
+        texts = [event["delta"]["text"]]
+    else:
+        texts = [event["delta"]] if event["type"].endswith(".delta") else []
+    return any(texts)
 
 
 def _events(reads: list[tuple[float, bytes]]) -> list[tuple[float, bytes]]:
@@ -180,7 +205,7 @@ def _events(reads: list[tuple[float, bytes]]) -> list[tuple[float, bytes]]:
         for data in reversed(whole):
             stamp_s = reads[bisect_left(read_ends, chunk_end - left)][0]
             left += len(data) + 2
-            events.append((stamp_s, data.removeprefix(b"data: ")))
+            events.append((stamp_s, data.split(b"\n")[-1].removeprefix(b"data: ")))
         events[len(events) - len(whole) :] = reversed(events[len(events) - len(whole) :])
     assert not unfinished
     return events

@@ -18,7 +18,7 @@ def test_two_thousand_requests_of_all_kinds(
 ) -> None:
     """Whole answers, clients that leave, workers that break: each once, under its outcome."""
     report = tmp_path / "soak.json"
-    arguments = ["--requests", "2000", "--no-rss-bound", "--json", str(report)]
+    arguments = ["--requests", "2000", "--stall", "4", "--no-rss-bound", "--json", str(report)]
     status = main(arguments)
     missed = [check for check in json.loads(report.read_text())["checks"] if not check["met"]]
     assert missed == [], capsys.readouterr().out

@@ -373,7 +373,7 @@ async def test_client_that_leaves_the_queue_with_its_upload_gives_its_place_up(w
         await until(lambda: admission.queued == 1)
         await leave(leaver, way)
         try:
-            await until(lambda: admission.queued == 0, 0.5 if sink == "asgi" else 10.0)
+            await until(lambda: admission.queued == 0)
         finally:
             await sending.rest()
             assert (await first.answer()).status == 200

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import httpx
 import pytest
@@ -188,11 +189,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def vllm_python(pytestconfig: pytest.Config) -> Path:
     python: Path = pytestconfig.getoption("--vllm-python")
     if not python.exists():
-        missing = f"no vLLM: {python} does not exist; see ./dev test-vllm, or --vllm-python"
-        if pytestconfig.getoption("--require-vllm"):
-            pytest.fail(missing)
-        pytest.skip(missing)
+        missing(pytestconfig, f"no vLLM: {python} does not exist; see ./dev test-vllm")
     return python
+
+
+def missing(config: pytest.Config, what: str) -> NoReturn:
+    """End a test for want of something: as skipped, or as failed where it has to be there."""
+    if config.getoption("--require-vllm"):
+        pytest.fail(what)
+    pytest.skip(what)
 
 
 @pytest.fixture(scope="session")
@@ -247,29 +252,33 @@ def classifying_engine(third_engine: Callable[[Kind], Engine]) -> Engine:
 
 
 @pytest.fixture(scope="session")
-def transcribing_engine(third_engine: Callable[[Kind], Engine]) -> Engine:
-    """One that hears speech."""
+def transcribing_engine(
+    third_engine: Callable[[Kind], Engine], vllm_python: Path, pytestconfig: pytest.Config
+) -> Engine:
+    """One that hears speech; vLLM reads it with `soundfile`, which does not come with it."""
+    has_it = subprocess.run([str(vllm_python), "-c", "import soundfile"], check=False)
+    if has_it.returncode != 0:
+        missing(pytestconfig, f"no soundfile: {vllm_python} -m pip install --no-deps soundfile")
     return third_engine(TRANSCRIBING)
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of an engine that takes another's place come after those of the other."""
-
-    def place(item: pytest.Item) -> int:
-        wanted = getattr(item, "fixturenames", ())
-        places = [at for at, names in enumerate(IN_THIS_ORDER, 1) if names & set(wanted)]
-        return max(places, default=0)
-
-    items.sort(key=place)
-
-
-IN_THIS_ORDER = (
+OF_THE_THIRD = (
     {"pooling_engine", "pooling_target"},
     {"classifying_engine", "classifying_target"},
     {"transcribing_engine", "transcribing_target"},
 )
 """Fixtures that need the third engine: each set another kind of it."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one kind of the third engine come after all those of the kind before."""
+
+    def place(item: pytest.Item) -> int:
+        wanted = set(getattr(item, "fixturenames", ()))
+        return max((at for at, names in enumerate(OF_THE_THIRD, 1) if names & wanted), default=0)
+
+    items.sort(key=place)
 
 
 def _wait_until_healthy(engine: Engine, config: pytest.Config) -> None:

@@ -188,7 +188,9 @@ class RawClient:
 
 
 @contextlib.asynccontextmanager
-async def dial(port: int, *, receive_buffer: int | None = None) -> AsyncIterator[RawClient]:
+async def dial(
+    port: int, *, receive_buffer: int | None = None, most_head_bytes: int = 2**16
+) -> AsyncIterator[RawClient]:
     """One connection to a port of this machine; closed at the end of the block."""
     sock = socket.socket()
     sock.setblocking(False)
@@ -196,7 +198,7 @@ async def dial(port: int, *, receive_buffer: int | None = None) -> AsyncIterator
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     try:
         await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
-        reader, writer = await asyncio.open_connection(sock=sock)
+        reader, writer = await asyncio.open_connection(sock=sock, limit=most_head_bytes)
     except OSError:
         sock.close()
         raise
@@ -208,8 +210,8 @@ async def dial(port: int, *, receive_buffer: int | None = None) -> AsyncIterator
             await writer.wait_closed()
 
 
-async def ask(port: int, request: bytes) -> RawAnswer:
+async def ask(port: int, request: bytes, *, most_head_bytes: int = 2**16) -> RawAnswer:
     """One request on a connection of its own."""
-    async with dial(port) as client:
+    async with dial(port, most_head_bytes=most_head_bytes) as client:
         await client.send(request)
         return await client.answer()

@@ -164,7 +164,7 @@ class ScriptedWorker:
         try:
             while (request := await read_request(reader)) is not None:
                 exchange = Exchange(request, reader, writer)
-                if request.line.startswith("GET "):
+                if request.line == "GET /v1/models HTTP/1.1":
                     await exchange.whole(200, self.models)
                     continue
                 self.seen.append(request)
@@ -185,7 +185,7 @@ class ScriptedWorker:
 
 
 async def read_request(reader: asyncio.StreamReader) -> Seen | None:
-    """One request with a Content-Length body; None at the end of the connection."""
+    """One request, its body without chunk framing; None at the end of the connection."""
     try:
         head = await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError as cut:
@@ -196,8 +196,18 @@ async def read_request(reader: asyncio.StreamReader) -> Seen | None:
     headers = [
         (name.lower(), value.strip()) for name, _, value in (x.partition(":") for x in lines)
     ]
+    if ("transfer-encoding", "chunked") in headers:
+        return Seen(line, headers, await _read_chunks(reader))
     length = next((int(value) for name, value in headers if name == "content-length"), 0)
     return Seen(line, headers, await reader.readexactly(length))
+
+
+async def _read_chunks(reader: asyncio.StreamReader) -> bytes:
+    body = b""
+    while size := int(await reader.readuntil(b"\r\n"), 16):
+        body += (await reader.readexactly(size + 2))[:-2]
+    await reader.readexactly(2)
+    return body
 
 
 @contextlib.asynccontextmanager
