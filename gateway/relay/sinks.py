@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 
@@ -283,10 +285,16 @@ class TransportSink:
             self._stall = None
         elif self._stall_bytes and left >= self._stall_bytes:
             self._stall = None
-            self._transport.abort()
+            self._reset()
         else:
             self._stall_bytes = left
             self._stall = loop.call_later(self._write_stall_s, self._check_stall)
+
+    def _reset(self) -> None:
+        """Close so that the client is told: without this, the kernel would keep what is unsent."""
+        connection = self._transport.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._transport.abort()
 
     def _forget_stall(self) -> None:
         if self._stall is not None:

@@ -140,7 +140,7 @@ class UpstreamConnection(asyncio.Protocol):
             return
         read_at_s = monotonic()
         self._responding = True
-        malformed = False
+        malformed = too_large = False
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
@@ -148,8 +148,8 @@ class UpstreamConnection(asyncio.Protocol):
         if self._headers or not self._head_done:
             self._head_bytes += len(data)
             if self._head_bytes > self._max_head_bytes:
-                malformed = malformed or not self._head_done or self._head_is_too_large()
-        if malformed and self._headers and not self._complete:
+                too_large = not self._head_done or self._head_is_too_large()
+        if too_large or (malformed and self._headers and not self._complete):
             self._fail(receiver, Fault.BAD_RESPONSE)
             return
         if self._headers and self._head_done:
@@ -179,6 +179,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._connected = False
         self.reusable = False
         self.resume_writing()
+        del self._parser  # it refers back to us: without it, we go when nobody needs us any more
         if receiver is None:
             return
         if self._until_close and exc is None:
