@@ -88,8 +88,8 @@ class FormFields:
         self._name = name if name in _WANTED and not is_file else b""
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
-        if self._name and len(self._value) < _MOST_FIELD_BYTES:
-            self._value += data[start:end][:_MOST_FIELD_BYTES]
+        if self._name:
+            self._value += data[start:end][: _MOST_FIELD_BYTES - len(self._value)]
 
     def _end_part(self) -> None:
         if self._name:

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 _BUSY = (429, 503)
 # Whole answers up to this size are read for their usage; a larger one (embeddings, say) only in
-# its last bytes, where vLLM writes it.
+# its first and last bytes: vLLM writes it last, but for rerank.
 _USAGE_BYTES = 1024 * 1024
-_USAGE_TAIL_BYTES = 8 * 1024
+_USAGE_END_BYTES = 8 * 1024
 # A busy worker's refusal is kept while another worker is asked; no real one is larger.
 _REFUSAL_BYTES = 64 * 1024
 
@@ -295,8 +295,11 @@ class Attempt:
         self._kept.append(data)
         self._kept_bytes += len(data)
         if self._kept_bytes > _USAGE_BYTES:
-            tail = b"".join(self._kept)[-_USAGE_TAIL_BYTES:]
-            self._kept = [tail]
+            kept = b"".join(self._kept)
+            self._kept = [
+                kept[:_USAGE_END_BYTES],
+                kept[_USAGE_END_BYTES:][-_USAGE_END_BYTES:],
+            ]
 
     def _hear(self, size: int, now_s: float) -> None:
         """Sound has gone down: its first byte is the stream's first token."""

@@ -37,4 +37,5 @@ def tag_in(response_id: str, owner: bytes) -> str | None:
 
 
 def _code(named: str, owner: bytes) -> str:
-    return hmac.digest(b"response " + owner, named.encode(), "sha256").hex()[:16]
+    # The owner first: HMAC fills short keys up with zeros, so a last byte that is none must follow.
+    return hmac.digest(owner + b" response", named.encode(), "sha256").hex()[:16]

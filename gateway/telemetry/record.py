@@ -50,7 +50,7 @@ class Record:
 
     @property
     def tpot_s(self) -> float | None:
-        """Time per output token of a stream of one choice."""
-        if self.usage is None or self.choices != 1:
+        """Time per output token of a stream of one choice, as the worker counts tokens."""
+        if self.usage is None or not self.usage.exact or self.choices != 1:
             return None
         return self.times.tpot_s(self.usage.completion_tokens)

@@ -5,6 +5,7 @@ vLLM 0.32, entrypoints/anthropic; Anthropic's reference for messages, streaming 
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -31,6 +32,8 @@ _STATUS_OF_TYPE = {name: status for status, name in _ERROR_TYPES.items()} | {
     "overloaded_error": 503,
 }
 
+_QUOTED_CODE = re.compile(r"'code': ([45]\d\d)\b")
+
 _PREAMBLE = Reading(preamble=True)
 _PLAIN = Reading()
 _TOKEN = Reading(token=True)
@@ -49,6 +52,7 @@ class _Message(msgspec.Struct):
 
 class _Error(msgspec.Struct):
     type: str = ""
+    message: str = ""
 
 
 class _Event(msgspec.Struct):
@@ -84,8 +88,7 @@ class MessagesFormat:
         if read.type == "message_stop":
             return _STOP
         if read.type == "error":
-            kind = read.error.type if read.error else ""
-            return Reading(error=data, error_status=_STATUS_OF_TYPE.get(kind, 500))
+            return Reading(error=data, error_status=_status(read.error or _Error()))
         delta = read.delta
         if delta is not None and (delta.text or delta.thinking or delta.partial_json):
             return _TOKEN
@@ -110,3 +113,13 @@ class MessagesFormat:
     def error_event(self, error: GatewayError, opening: bytes = b"", last: bytes = b"") -> bytes:  # noqa: ARG002 - the error says it all
         """`event: error`, which Anthropic's SDKs raise."""
         return b"event: error\ndata: " + self.error_body(error) + b"\n\n"
+
+
+def _status(error: _Error) -> int:
+    """The HTTP status that an error event stands for.
+
+    vLLM 0.32 tells a late refusal as an `internal_error` whose text quotes the chat error that it
+    could not translate, its code included: a client that is at fault must not try again.
+    """
+    quoted = _QUOTED_CODE.search(error.message)
+    return int(quoted[1]) if quoted else _STATUS_OF_TYPE.get(error.type, 500)
