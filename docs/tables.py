@@ -1,7 +1,7 @@
 """Writes README's tables of settings and metrics from the code, so that they cannot differ.
 
-    python docs/tables.py            writes them
-    python docs/tables.py --check    exit status 1 where README differs (the tests do this)
+python docs/tables.py            writes them
+python docs/tables.py --check    exit status 1 where README differs (the tests do this)
 """
 
 import re

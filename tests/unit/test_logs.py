@@ -109,7 +109,8 @@ def test_a_record_has_no_place_for_a_prompt_or_a_key() -> None:
     """What is not known cannot leak: a new field here must be thought about."""
     assert set(Record.__dataclass_fields__) == {
         "endpoint", "started_at_s", "request_id", "model", "worker", "stream", "choices", "status",
-        "outcome", "error", "retries", "queue_s", "overhead_s", "ended_at_s", "times", "audio_bytes",
+        "outcome", "error", "retries", "queue_s", "overhead_s", "ended_at_s", "times",
+        "audio_bytes",
         "token_events", "usage",
     }  # fmt: skip
 
