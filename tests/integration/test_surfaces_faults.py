@@ -245,19 +245,30 @@ async def test_an_error_that_comes_first_is_a_status(case: Case, sink: SinkName)
         await gateway.told("refused")
 
 
-async def test_a_refused_message_of_vllms_is_the_workers_failure(sink: SinkName) -> None:
-    """vLLM 0.32 calls each late refusal of a message `internal_error`: that is a 500."""
+@pytest.mark.parametrize(
+    ("message", "status", "outcome"),
+    [
+        ("Field required [input_value={'error': {'param': None, 'code': 400}}]", 400, "refused"),
+        ("the engine died", 500, "worker_failed"),
+    ],
+)
+async def test_a_refused_message_of_vllms_has_the_status_that_it_quotes(
+    message: str, status: int, outcome: str, sink: SinkName
+) -> None:
+    """vLLM 0.32 calls each late refusal of a message `internal_error`, and quotes the chat error
+    that it could not translate; where it quotes none, it is the worker's failure."""
     (case,) = (case for case in STREAMS if case.anthropic)
-    body = b'{"type":"error","error":{"type":"internal_error","message":"2 validation errors"}}'
+    told = {"type": "error", "error": {"type": "internal_error", "message": message}}
+    body = json.dumps(told).encode()
 
     async def refuse(exchange: Exchange) -> None:
         await exchange.send(case.framed((b"event: error\ndata: %b\n\n" % body,)))
 
     async with workers_of(refuse, case.good, sink=sink) as (gateway, workers):
         answer = await ask(gateway.port, case.request())
-        assert (answer.status, answer.body) == (500, body)
+        assert (answer.status, answer.body) == (status, body)
         assert asked(*workers) == 1
-        await gateway.told("worker_failed")
+        await gateway.told(outcome)
 
 
 @pytest.mark.parametrize("case", STREAMS, ids=lambda case: case.name)

@@ -251,7 +251,7 @@ def test_pings_come_before_the_engine() -> None:
     ],
 )
 def test_an_error_of_a_message_has_its_types_status(type_: str, status: int) -> None:
-    """Anthropic's types; vLLM's own `internal_error` is its 500."""
+    """Anthropic's types; vLLM's own `internal_error` is its 500, unless it quotes a code."""
     told = {"type": "error", "error": {"type": type_, "message": "no"}}
     assert MESSAGES.read(event("error", error=told["error"])).error_status == status
     data = compact(told)
