@@ -185,13 +185,22 @@ class RequestReader:
         surface = incoming.surface
         fields = FormFields(find(incoming.headers, b"content-type"))
         length = find(incoming.headers, b"content-length")
+        model = self._registry.only_model
+
+        async def next_part() -> tuple[bytes, bool]:
+            """What goes up is read along, so that it cannot name another model further on."""
+            part, more = await self._next_part(incoming)
+            fields.feed(part)
+            if model is not None and fields.model not in (None, model):
+                self._know(fields.model)
+            return part, more
+
         upload = incoming.upload = Upload(
-            lambda: self._next_part(incoming),
+            next_part,
             length=int(length) if length.isdigit() else None,
             max_bytes=self._max_body_bytes,
             memory_bytes=self._upload_memory_bytes,
         )
-        model = self._registry.only_model
         if model is None:
             model = await self._model_in(upload, fields, incoming)
         self._know(model)
@@ -221,7 +230,6 @@ class RequestReader:
             self._admission.release(incoming.reserved_bytes)
             incoming.reserved_bytes = 0
             incoming.reserved_bytes = self._admission.reserve(upload.in_memory)
-            fields.feed(part)
         return fields.model
 
     # --- what was made before ---

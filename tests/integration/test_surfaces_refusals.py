@@ -67,11 +67,6 @@ async def test_a_form_without_a_model_is_told_so(case: Case, sink: SinkName) -> 
         await gateway.told("invalid")
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="DEFECT: a form is read only up to its first `model`; a second one in a later read goes "
-    "to the worker unseen, which takes the last (api/reading.py, _model_in)",
-)
 @pytest.mark.parametrize("case", FORMS, ids=lambda case: case.name)
 async def test_a_form_with_two_models_is_refused_however_it_comes(
     case: Case, sink: SinkName
