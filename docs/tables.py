@@ -12,7 +12,7 @@ from pathlib import Path
 from prometheus_client.metrics_core import Metric
 
 from gateway.app import Gateway
-from gateway.config import Settings, all_settings
+from gateway.settings import Settings, all_settings
 
 README = Path(__file__).parents[1] / "README.md"
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from gateway.access.admission import Admission
 from gateway.access.keys import ClientKeys
 from gateway.api.connection import EXTENSION
-from gateway.api.pages import client_pages
+from gateway.api.pages import RECORD, client_pages
 from gateway.api.reading import RequestReader
 from gateway.api.relayed import Receive, Relayed, Scope, Send, request_id
 from gateway.api.surfaces import SURFACES, find_surface
@@ -34,8 +34,8 @@ from gateway.terms import Outcome, Worker
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection
 
-    from gateway.config import Settings, WorkerSettings
     from gateway.errors import GatewayError
+    from gateway.settings import Settings, WorkerSettings
 
 _log = logging.getLogger("gateway")
 
@@ -157,6 +157,8 @@ class Gateway:
         draining = self.pipeline.draining
         path = scope["path"]
         record = Record("models" if path.startswith("/v1/models") else "other")
+        record.request_id = request_id(scope["headers"])
+        scope[RECORD] = record
 
         async def watched(message: Any) -> None:
             if message["type"] == "http.response.start":
@@ -169,7 +171,6 @@ class Gateway:
             await self._pages(scope, receive, watched)
         finally:
             if path not in _OPERATIONAL:
-                record.request_id = request_id(scope["headers"])
                 record.outcome = _OUTCOME_OF_PAGE.get(record.status, Outcome.INVALID)
                 record.ended_at_s = monotonic()
                 self._finish(record)

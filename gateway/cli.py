@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import difflib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gateway import __version__
-from gateway.config import ConfigError, Setting, Settings, all_settings, dump, load
+from gateway.config import ConfigError, dump, load
+from gateway.settings import Setting, Settings, all_settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,9 +35,22 @@ environment over the file. Secrets have no flag: VLLM_GATEWAY_API_KEYS (comma-se
 def main(argv: list[str] | None = None) -> int:
     """The command `vllm-gateway`. Returns the exit status; 2 for wrong usage or settings."""
     argv = sys.argv[1:] if argv is None else argv
-    args = _parser(argv).parse_args(argv)
+    args, unknown = _parser(argv).parse_known_args(argv)
+    if unknown:
+        return _say_unknown(argv[0], unknown[0])
     status: int = args.run(args)
     return status
+
+
+def _say_unknown(command: str, word: str) -> int:
+    flags = [setting.flag for setting in all_settings() if setting.flag]
+    close = difflib.get_close_matches(word.partition("=")[0], flags, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    print(
+        f"vllm-gateway: there is no `{word}`; {hint}See `vllm-gateway {command} --help`.",
+        file=sys.stderr,
+    )
+    return 2
 
 
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:

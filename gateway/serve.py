@@ -20,7 +20,7 @@ from gateway.app import Gateway
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from gateway.config import Settings
+    from gateway.settings import Settings
 
 _log = logging.getLogger("gateway")
 

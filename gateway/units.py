@@ -37,6 +37,11 @@ def size_bytes(value: object) -> int:
     return int(found[1]) * _SIZE_BYTES[found[2]]
 
 
+def duration_text(seconds: float) -> str:
+    """A duration as a person would write it."""
+    return f"{seconds * 1000:g}ms" if 0 < seconds < 1 else f"{seconds:g}s"
+
+
 def size_text(size: int) -> str:
     """A size in the largest unit that it fills whole."""
     for unit in ("GiB", "MiB", "KiB"):

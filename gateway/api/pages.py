@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
-from gateway.api.relayed import request_id
 from gateway.errors import GatewayError, Kind
 
 if TYPE_CHECKING:
@@ -15,6 +14,9 @@ if TYPE_CHECKING:
 
     from gateway.access.keys import ClientKeys
     from gateway.pool.registry import Registry
+
+RECORD = "vllm_gateway.record"
+"""Key in the scope under which a page finds its request's record."""
 
 
 def client_pages(
@@ -77,7 +79,7 @@ def client_pages(
             GatewayError(
                 Kind.NOT_FOUND,
                 f"Nothing is served at this path. Served are {served_here}, GET /v1/models, "
-                "/health and /ready.",
+                "GET /v1/models/{id}, /health and /ready.",
             ),
         )
 
@@ -90,11 +92,13 @@ def client_pages(
 
 
 def error_response(request: Request, error: GatewayError) -> Response:
-    """The gateway's error as a Starlette response."""
+    """The gateway's error as a Starlette response, noted in the request's record."""
+    record = request.scope[RECORD]
+    record.error = error.kind.value
     response = Response(error.body(), error.rule.status)
     for name, value in error.headers():
         response.headers[name.decode()] = value.decode()
-    response.headers["x-request-id"] = request_id(request.headers.raw)
+    response.headers["x-request-id"] = record.request_id
     return response
 
 

@@ -274,7 +274,10 @@ class RequestReader:
         if self._registry.pool(model) is not None:
             return
         if not self._registry.asked:
-            raise GatewayError(Kind.NO_WORKER, "No worker has answered yet; try again.")
+            why = "No worker has answered yet; try again."
+            if not self._registry.workers:
+                why = "This gateway has no workers; whoever runs it must name some."
+            raise GatewayError(Kind.NO_WORKER, why)
         shown = model if len(model) <= 100 else model[:100] + "…"
         raise GatewayError(
             Kind.MODEL_NOT_FOUND,

@@ -53,7 +53,8 @@ async def learn_models(registry: Registry, worker: Worker, fetch: Fetch, interva
         try:
             status, body = await fetch(worker, "/v1/models")
             if status != 200:
-                raise ValueError(f"/v1/models answered {status}")
+                hint = " (it wants a key: worker_api_key)" if status == 401 else ""
+                raise ValueError(f"/v1/models answered {status}{hint}")
             models = parse_models(body)
         except (OSError, ValueError, RecursionError) as error:
             if registry.lost(worker) or why != str(error):

@@ -315,7 +315,7 @@ class Attempt:
             answer.head(self._status, self._head, 0, stream=False)
         answer.sink.end()
         answer.record.outcome = outcome_of_status(self._status)
-        if self._status == 200:
+        if self._status == 200 and self._request.model:  # else counted when it was made
             usage_of = self._request.format.usage_of
             # Embeddings as bare bytes have it in a header.
             answer.record.usage = usage_of(b"".join(self._kept)) or usage_of(

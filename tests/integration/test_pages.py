@@ -95,8 +95,10 @@ async def test_other_paths_are_404_in_openais_shape(path: str) -> None:
         assert answer.status_code == 404
         assert answer.json()["error"]["code"] == "not_found"
         assert "POST /v1/chat/completions" in answer.json()["error"]["message"]
-        assert answer.headers["x-request-id"]
         await gateway.told("invalid")
+        [line] = gateway.request_lines
+        assert line["id"] == answer.headers["x-request-id"]
+        assert line["error"] == "not_found"
 
 
 async def test_wrong_method_is_405() -> None:

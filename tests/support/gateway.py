@@ -19,12 +19,14 @@ from uvicorn.server import ServerState
 
 from gateway.api.connection import ConnectionLimits, connection_class
 from gateway.app import Gateway
-from gateway.config import Settings, load
+from gateway.config import load
 from gateway.telemetry.logs import RequestLog, TextFormatter
 from tests.support.raw import CLIENT_KEY, PROMPT, WORKER_KEY
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
+
+    from gateway.settings import Settings
 
 SinkName = Literal["transport", "asgi"]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from gateway.api.surfaces import SURFACES, Surface
-from gateway.config import Setting, all_settings
 from gateway.errors import TABLE
+from gateway.settings import Setting, all_settings
 from gateway.terms import Outcome
 
 ROOT = Path(__file__).parents[2]

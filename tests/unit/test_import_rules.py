@@ -26,6 +26,7 @@ HEIGHT = {
     "config": 1,
     "errors": 1,
     "terms": 0,
+    "settings": 0.5,
     "units": 0,
     "": -1,  # the package itself: its version
 }
@@ -36,7 +37,7 @@ DOORS = {
     "uvicorn": {"app", "api", "serve"},
     "uvloop": {"cli", "serve", "sim"},
     "prometheus_client": {"telemetry.metrics"},
-    "pydantic": {"config"},
+    "pydantic": {"config", "settings"},
     "yaml": {"config"},
 }
 
