@@ -5,9 +5,9 @@ The top level is `dict[str, msgspec.Raw]`: every value, known or not, stays the 
 
 from __future__ import annotations
 
-import json
+import re
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -22,6 +22,10 @@ _BOOLEAN = msgspec.json.Decoder(bool | None)
 _INTEGER = msgspec.json.Decoder(int | None)
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw] | None)
 _LIST = msgspec.json.Decoder(list[msgspec.Raw])
+
+_SPACE = re.compile(rb"[ \t\n\r]*")
+_KEY = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_decode_key = msgspec.json.Decoder(str).decode
 
 _TRUE = msgspec.Raw(b"true")
 _FALSE = msgspec.Raw(b"false")
@@ -102,19 +106,37 @@ def _fields(body: bytes) -> dict[str, msgspec.Raw]:
         raise _not_json(body, "it is nested too deeply") from None
     if _encode(fields) != body:
         # Written with other white space, or a key twice: only a full look can tell.
-        _refuse_duplicates(body)
+        _refuse_duplicates(body, fields)
     return fields
 
 
-def _refuse_duplicates(body: bytes) -> None:
-    """A key that stands twice means one thing to us and another to the worker."""
-    try:
-        top: Any = json.loads(body, object_pairs_hook=lambda pairs: [key for key, _ in pairs])
-    except (ValueError, RecursionError) as error:
-        raise _not_json(body, str(error)) from None
-    twice = sorted({key for key in top if top.count(key) > 1}) if isinstance(top, list) else []
-    if twice:
-        raise _wrong(twice[0], "stands twice in the body: send it once")
+def _refuse_duplicates(body: bytes, fields: dict[str, msgspec.Raw]) -> None:
+    """A key that stands twice means one thing to us and another to the worker.
+
+    Walks over the top level once. `fields` holds the last value of each key: where the body has
+    another, or the key again, it stands twice.
+    """
+    seen: set[str] = set()
+    at = _after_space(body, 0) + 1
+    while True:
+        key_at = _KEY.match(body, _after_space(body, at))
+        if key_at is None:  # an object without members
+            return
+        key: str = _decode_key(key_at[0])
+        at = _after_space(body, _after_space(body, key_at.end()) + 1)
+        value = bytes(fields[key])
+        end = _after_space(body, at + len(value))
+        if key in seen or not body.startswith(value, at) or body[end : end + 1] not in b",}":
+            raise _wrong(key, "stands twice in the body: send it once")
+        seen.add(key)
+        if body[end : end + 1] == b"}":
+            return
+        at = end + 1
+
+
+def _after_space(body: bytes, at: int) -> int:
+    found = _SPACE.match(body, at)
+    return found.end() if found else at
 
 
 def _value(
@@ -129,7 +151,7 @@ def _value(
         return None
     try:
         return decoder.decode(raw)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         raise _wrong(where + name, f"must be {expected}") from None
 
 
@@ -142,7 +164,7 @@ def _choices(fields: dict[str, msgspec.Raw]) -> int:
             listed = _LIST.decode(fields["prompt"])
             if listed and bytes(listed[0])[:1] in (b'"', b"["):
                 prompts = len(listed)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return 1
     return (n or 1) * prompts
 

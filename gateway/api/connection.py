@@ -59,6 +59,8 @@ class ClientConnection(HttpToolsProtocol):
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_byte_s = 0.0
         self._linger_timer: asyncio.TimerHandle | None = None
+        self._idle_bytes = 0
+        """Bytes since the last that were a request's head or body."""
 
     # --- asyncio.Protocol ---
 
@@ -66,9 +68,10 @@ class ClientConnection(HttpToolsProtocol):
         """Feed the parser; mind the head's size and pace."""
         if self._deaf or self.transport.is_closing():
             return
-        if self._incoming is None or self._incoming.request_read_at_s:
-            data = _without_upgrade(data)
         within_head = self._reading_head
+        if not within_head and (self._incoming is None or self._incoming.request_read_at_s):
+            data = _without_upgrade(data)
+        self._idle_bytes += len(data)
         self._head_may_be_large = within_head or len(data) > self.limits.max_head_bytes
         super().data_received(data)
         if self._reading_head and self.parser is not None:
@@ -84,6 +87,8 @@ class ClientConnection(HttpToolsProtocol):
             if self._head_timer is not None:
                 self._head_timer.cancel()
                 self._head_timer = None
+            if self._idle_bytes > self.limits.max_head_bytes and not self._deaf:
+                self.send_400_response("")  # trailers or chunk extensions without end
         elif self._head_timer is None:  # blank lines: no request has begun
             self._await_head()
 
@@ -142,8 +147,11 @@ class ClientConnection(HttpToolsProtocol):
         self._reading_head = False
         if self._head_may_be_large and self._too_large():
             raise GatewayError(Kind.HEAD_TOO_LARGE, "")  # ends in send_400_response
-        if b"#" in self.url:
-            # Not part of any request target (RFC 9112, 3.2), and uvicorn would drop it unseen.
+        self._idle_bytes = 0
+        if b"#" in self.url or self.parser.should_upgrade():
+            # A fragment is not part of any request target (RFC 9112, 3.2), and uvicorn would drop
+            # it unseen. What follows an upgrade that is not made harmless (see `_without_upgrade`)
+            # must not be taken for a request.
             raise GatewayError(Kind.BAD_HTTP, "")
         super().on_headers_complete()
         cycle = self.cycle
@@ -158,8 +166,14 @@ class ClientConnection(HttpToolsProtocol):
         self._incoming = sink
         self._read_on()  # uvicorn has stopped if another request is being served
 
+    def on_body(self, body: bytes) -> None:
+        """Bytes of a request's body."""
+        self._idle_bytes = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         """A request's last byte: its clock starts."""
+        self._idle_bytes = 0
         super().on_message_complete()
         if self._incoming is not None:
             self._incoming.request_read_at_s = monotonic()
@@ -173,10 +187,8 @@ class ClientConnection(HttpToolsProtocol):
         else:
             # A request is under way. Its own body may have gone bad: then it ends here. What
             # follows a whole request is no HTTP: then this answer is the connection's last.
-            self._deaf = True
+            self._end_after_answer()
             sink = self._incoming
-            if sink is not None:
-                sink.last_on_connection()
             if sink is not None and self.cycle.more_body:
                 sink.request_fault = GatewayError(
                     Kind.BAD_HTTP,
@@ -184,6 +196,8 @@ class ClientConnection(HttpToolsProtocol):
                 )
                 self.cycle.disconnected = True
                 self.cycle.message_event.set()
+                # Where nobody reads the body (a page), nobody answers: close all the same.
+                self._linger_timer = self.loop.call_later(_LINGER_S, self.transport.abort)
 
     # --- told by the sink ---
 
@@ -268,8 +282,11 @@ class ClientConnection(HttpToolsProtocol):
         )
 
     def _refuse(self, error: GatewayError) -> None:
-        """Answer outside of any request, and close."""
+        """Answer outside of any request, and close; never in the middle of an answer."""
         if self.transport.is_closing():
+            return
+        if self._under_way():
+            self._end_after_answer()
             return
         self.on_refused(error)
         body = error.body()
@@ -279,6 +296,14 @@ class ClientConnection(HttpToolsProtocol):
         self.transport.write(b"".join(lines) + body)
         self._close_gently()
 
+    def _end_after_answer(self) -> None:
+        """Take in nothing more; what is being answered is the connection's last."""
+        self._deaf = True
+        self.cycle.keep_alive = False
+        for sink in (self._sink, self._incoming):
+            if sink is not None:
+                sink.last_on_connection()
+
     def _close_gently(self) -> None:
         """Close while the client may still be sending. A plain close would answer what comes then
         with a reset, which destroys the error on its way to the client (RFC 9112, 9.6): so say
@@ -287,6 +312,8 @@ class ClientConnection(HttpToolsProtocol):
         self.flow.resume_reading()
         if self.transport.can_write_eof():
             self.transport.write_eof()
+        if self._linger_timer is not None:
+            self._linger_timer.cancel()
         self._linger_timer = self.loop.call_later(_LINGER_S, self.transport.abort)
 
 

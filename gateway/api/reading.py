@@ -16,7 +16,7 @@ from gateway.api.body import read_facts, with_request_id
 from gateway.api.multipart import FormFields
 from gateway.api.surfaces import Reads, Surface
 from gateway.errors import GatewayError, Kind
-from gateway.relay.headers import Headers, find, upstream_headers
+from gateway.relay.headers import Headers, content_length, find, upstream_headers
 from gateway.relay.request import Request
 from gateway.relay.upload import ClientLeft, Upload, too_large
 from gateway.routing.response_ids import make_id, tag_in, worker_tag
@@ -99,8 +99,8 @@ class RequestReader:
         encoding = find(incoming.headers, b"content-encoding")
         if encoding and encoding != b"identity":
             raise GatewayError(Kind.UNSUPPORTED_ENCODING, "Send the body without Content-Encoding.")
-        length = find(incoming.headers, b"content-length")
-        if length.isdigit() and int(length) > self._max_body_bytes:
+        length = content_length(incoming.headers)
+        if length is not None and length > self._max_body_bytes:
             raise too_large(self._max_body_bytes)
 
     # --- JSON ---
@@ -184,7 +184,6 @@ class RequestReader:
         """Read on until the model is known: at once where there is but one."""
         surface = incoming.surface
         fields = FormFields(find(incoming.headers, b"content-type"))
-        length = find(incoming.headers, b"content-length")
         model = self._registry.only_model
 
         async def next_part() -> tuple[bytes, bool]:
@@ -197,7 +196,7 @@ class RequestReader:
 
         upload = incoming.upload = Upload(
             next_part,
-            length=int(length) if length.isdigit() else None,
+            length=content_length(incoming.headers),
             max_bytes=self._max_body_bytes,
             memory_bytes=self._upload_memory_bytes,
         )

@@ -141,7 +141,7 @@ class Attempt:
         self._last_byte_s = monotonic()
         if status in _BUSY and self.may_retry:
             return
-        content_type = headers.find(head, b"content-type")
+        content_type = headers.find(head, b"content-type").lower()
         if status == 200 and content_type.startswith(b"text/event-stream"):
             self._observer = StreamObserver(
                 self._request.format,
@@ -174,11 +174,12 @@ class Attempt:
         rule = faults.TABLE[fault]
         record = self._answer.record
         error = GatewayError(rule.error, f"The worker {rule.why}; this answer is not whole.")
-        self._answer.fail(error)
-        record.outcome = rule.outcome
-        record.error = fault.value
-        self._account()
-        self._finish(_ANSWERED)
+        try:
+            self._answer.fail(error)
+        finally:  # whatever becomes of telling it, the request ends
+            record.outcome, record.error = rule.outcome, fault.value
+            self._account()
+            self._finish(_ANSWERED)
 
     # --- Flow: what the client can take ---
 
@@ -283,8 +284,7 @@ class Attempt:
         self._last_byte_s = read_at_s
         if not answer.begun:
             answer.begun = True
-            length = headers.find(self._head, b"content-length")
-            known = int(length) if length.isdigit() else None
+            known = headers.content_length(self._head)
             answer.head(self._status, self._head, known, stream=False)
         answer.sink.write(data)
         now_s = monotonic()

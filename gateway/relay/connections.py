@@ -87,6 +87,7 @@ class Connections:
             except OSError as error:
                 failure = error.strerror or str(error)
             else:
+                connection.count()
                 return connection
         raise Unreachable(failure)
 
@@ -112,16 +113,21 @@ class Connections:
 class _Counted(UpstreamConnection):
     """Counts itself in its pool while it is open."""
 
-    __slots__ = ("_pool",)
+    __slots__ = ("_counted", "_pool")
 
     def __init__(self, pool: Connections, max_head_bytes: int) -> None:
         super().__init__(max_head_bytes)
         self._pool = pool
+        self._counted = False
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self._pool.open += 1
+    def count(self) -> None:
+        """It is handed out. (uvloop does not tell of the end of one whose making was cancelled.)"""
+        if self.is_open:
+            self._counted = True
+            self._pool.open += 1
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._pool.open -= 1
+        if self._counted:
+            self._counted = False
+            self._pool.open -= 1
         super().connection_lost(exc)

@@ -113,6 +113,15 @@ def find(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes:
     return b""
 
 
+def content_length(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
+    """The announced length of a body, or None. One of too many digits is just enormous."""
+    value = find(headers, b"content-length")
+    if not value.isdigit():
+        return None
+    digits = value.lstrip(b"0")
+    return int(digits or b"0") if len(digits) < 19 else 10**18
+
+
 def _named_by_connection(value: bytes) -> frozenset[bytes]:
     tokens = frozenset(token.strip().lower() for token in value.split(b","))
     return tokens - {b"close", b"keep-alive"}

@@ -142,6 +142,8 @@ class StreamObserver:
             raise EventTooLarge
         if not self.answered:
             self._held += shown
+            if sum(map(len, self._held)) > self._max_event_bytes:
+                raise EventTooLarge
             return b""
         if self._hide_usage:
             shown[:0] = self._held

@@ -92,6 +92,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._receiver = receiver
         self._head_bytes = 0
         self._responding = False
+        self._until_close = False
         self.reusable = False
         self.served += 1
         if len(body) < 64 * 1024:
@@ -149,6 +150,8 @@ class UpstreamConnection(asyncio.Protocol):
             self._head_bytes += len(data)
             if self._head_bytes > self._max_head_bytes:
                 too_large = not self._head_done or self._head_is_too_large()
+        if self._headers and self._head_done:
+            too_large = too_large or not 200 <= self._parser.get_status_code() <= 599
         if too_large or (malformed and self._headers and not self._complete):
             self._fail(receiver, Fault.BAD_RESPONSE)
             return
@@ -182,7 +185,7 @@ class UpstreamConnection(asyncio.Protocol):
         del self._parser  # it refers back to us: without it, we go when nobody needs us any more
         if receiver is None:
             return
-        if self._until_close and exc is None:
+        if self._until_close and self._head_done and exc is None:
             self._receiver = None
             receiver.on_end()
         elif self.served > 1 and not self._responding:
@@ -226,7 +229,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        if self._parser.get_status_code() < 200:
+        if 100 <= self._parser.get_status_code() < 200:
             self._headers = []  # 100 Continue, 103 Early Hints: the answer comes later
             return
         self._head_done = True

@@ -49,8 +49,8 @@ def set_up(level: str, style: Literal["text", "json"]) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # uvicorn's own start and stop lines repeat ours.
-    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+    # uvicorn's own start and stop lines repeat ours; what goes wrong in it must be seen.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
 
 

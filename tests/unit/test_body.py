@@ -154,7 +154,6 @@ def test_a_key_may_stand_twice_further_down() -> None:
         b"", b"{", b"[]", b"null", b'"x"', b"7", b'{"model":"m"', b'{"model":"m"}{}',
         b'{"model":"m",}', b"{'model':'m'}", b'{"model":"m","x":NaN}', b'{"model":"m","x":01}',
         b'\xef\xbb\xbf{"model":"m"}', '{"model":"m"}'.encode("utf-16"),
-        b'{"model":"m", "x":"\xff"}',
         b'{"model":"m","x":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
         b'{"model":"m", "x":' + b'{"a":' * 100_000,
     ],
@@ -222,3 +221,22 @@ def test_choices_are_n_times_the_prompts(
     """TPOT has no meaning where the stream interleaves several."""
     body = json.dumps({"model": "m", "stream": True, **fields}, separators=separators)
     assert facts(body).choices == choices
+
+
+def test_a_body_of_many_keys_is_walked_once() -> None:
+    """Forty thousand distinct keys, written with white space; then one of them twice."""
+    members = [f'"k{number}": [{{"a": "}}"}}, {number}]' for number in range(40_000)]
+    body = '{"model": "m", ' + " , ".join(members) + " }"
+    assert read_facts(body.encode()).model == "m"
+    with pytest.raises(GatewayError) as refusal:
+        read_facts((body[:-1] + ', "k7": 1}').encode())
+    assert refusal.value.param == "k7"
+
+
+def test_bytes_that_are_no_text_are_refused_where_they_matter() -> None:
+    """Elsewhere they are the worker's to judge."""
+    for body in (b'{"model":"\xff"}', b'{"model": "\xff"}'):
+        with pytest.raises(GatewayError):
+            read_facts(body)
+    for body in (b'{"model":"m","x":"\xff"}', b'{"model":"m", "x":"\xff"}'):
+        assert read_facts(body).body == body

@@ -78,7 +78,7 @@ class MessagesFormat:
             return _PREAMBLE
         try:
             read = _decode_event(data)
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return _PLAIN
         if read.type in ("message_start", "ping"):
             usage = read.message.usage if read.message else None

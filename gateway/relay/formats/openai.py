@@ -73,7 +73,7 @@ class OpenAIFormat:
             return _DONE
         try:
             chunk = _decode_chunk(data)
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return _PLAIN
         error = bytes(chunk.error)
         if error != b"null":
@@ -122,7 +122,7 @@ class TranscriptionFormat(OpenAIFormat):
         if data is not None and b'"transcript.text.' in data:
             try:
                 read = _decode_transcript_event(data)
-            except (msgspec.DecodeError, RecursionError):
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 return _PLAIN
             if read.type == "transcript.text.delta":
                 return _TOKEN if read.delta else _PLAIN

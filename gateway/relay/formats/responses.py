@@ -25,7 +25,7 @@ _PREAMBLE = Reading(preamble=True)
 _PLAIN = Reading()
 _TOKEN = Reading(token=True)
 
-_SEQUENCE_NUMBER = re.compile(rb'"sequence_number":\s*(\d+)')
+_SEQUENCE_NUMBER = re.compile(rb'"sequence_number":\s*(\d{1,15})\b')
 
 
 class _Response(msgspec.Struct):
@@ -64,7 +64,7 @@ class ResponsesFormat:
             return _PREAMBLE
         try:
             read = _decode_event(data)
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return _PLAIN
         if read.type in _PREAMBLE_TYPES:
             return _PREAMBLE
@@ -117,5 +117,5 @@ def _announced(opening: bytes) -> dict[str, msgspec.Raw]:
     """The `response` object of `response.created`, every field as the worker wrote it."""
     try:
         return _decode_opening(event_data(opening) or b"").response
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {"object": msgspec.Raw(b'"response"'), "output": msgspec.Raw(b"[]")}

@@ -37,15 +37,20 @@ class WireUsage(msgspec.Struct):
             self.cache_creation_input_tokens,
         )
         return Usage(
-            prompt_tokens=self.prompt_tokens or sum(part or 0 for part in parts),
-            completion_tokens=self.completion_tokens or self.output_tokens or 0,
-            cached_tokens=cached or 0,
+            prompt_tokens=_sane(self.prompt_tokens or sum(part or 0 for part in parts)),
+            completion_tokens=_sane(self.completion_tokens or self.output_tokens or 0),
+            cached_tokens=_sane(cached or 0),
         )
 
 
 class _Meta(msgspec.Struct):
     billed_units: WireUsage | None = None
     """Cohere's name for it, in `/v2/embed`."""
+
+
+def _sane(count: int) -> int:
+    """A count that a counter can take; what cannot be one is not believed."""
+    return count if 0 <= count < 2**53 else 0
 
 
 class _Whole(msgspec.Struct):
@@ -66,7 +71,7 @@ def usage_of(body: bytes) -> Usage | None:
     try:
         whole = _decode_whole(body)
         usage = whole.usage or (whole.meta.billed_units if whole.meta else None)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         usage = _usage_in_tail(body)
     return usage.to_usage() if usage else None
 
@@ -75,7 +80,7 @@ def error_status(error: bytes) -> int:
     """The HTTP status that a worker's error object names (vLLM: `code`, an int), or 0."""
     try:
         code = _decode_code(error).code
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return 0
     return code if isinstance(code, int) and 400 <= code <= 599 else 0
 
