@@ -67,6 +67,29 @@ const cases = {
     return { packed: vectors(packed), plain: vectors(plain) };
   },
 
+  async cancelled() {
+    const asked = { model: "tiny", input: "Hello", max_output_tokens: 1000, background: true };
+    const made = await client.responses.create(asked);
+    const cancelled = await client.responses.cancel(made.id);
+    return { same: cancelled.id === made.id, status: cancelled.status };
+  },
+
+  async sound() {
+    const spoken = { model: "tiny", voice: "alloy", input: "Hello there", response_format: "wav" };
+    const bytes = Buffer.from(await (await client.audio.speech.create(spoken)).arrayBuffer());
+    const file = () => new File([bytes], "hello.wav");
+    const { transcriptions, translations } = client.audio;
+    const events = await all(
+      await transcriptions.create({ model: "tiny", file: file(), stream: true }),
+    );
+    return {
+      magic: bytes.toString("latin1", 0, 4),
+      whole: (await transcriptions.create({ model: "tiny", file: file() })).text,
+      streamed: events.map((event) => event.choices[0].delta.content ?? "").join(""),
+      translated: (await translations.create({ model: "tiny", file: file() })).text,
+    };
+  },
+
   async errors() {
     const chat = (fields) => client.chat.completions.create({ model: "tiny", messages, ...fields });
     return {

@@ -62,6 +62,19 @@ def test_embeddings(node_packages: Path, pooling_gateway: Gateway) -> None:
         assert packed == pytest.approx(plain, abs=1e-4)
 
 
+def test_response_cancelled(node_packages: Path, gateway: Gateway) -> None:
+    """A response in the background is cancelled at the engine that makes it."""
+    assert ask(node_packages, gateway, "cancelled") == {"same": True, "status": "cancelled"}
+
+
+def test_sound(node_packages: Path, sim_gateway: Gateway) -> None:
+    """Speech, and what is heard in it, whole, streamed and translated; in front of simulators."""
+    heard = ask(node_packages, sim_gateway, "sound")
+    assert heard["magic"] == "RIFF"
+    assert heard["whole"] == heard["streamed"] != ""
+    assert heard["translated"]
+
+
 def test_errors(node_packages: Path, gateway: Gateway) -> None:
     """Errors have their class, their status and a request id."""
     heard = ask(node_packages, gateway, "errors")
